@@ -1,0 +1,95 @@
+"""Attack: a transform under a stated budget. It never defines a score; the same metrics are run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from efface.card import Card
+from efface.data.rows import Bundle, Rows
+from efface.engine.settings import TrainSettings
+from efface.models.base import ModelAdapter
+from efface.progress import SILENT, Progress
+from efface.registry import Registry
+from efface.settings import Settings, parse
+
+ATTACKS: Registry[type[Attack]] = Registry("attack", "efface.attacks")
+
+
+@dataclass
+class AttackContext:
+    """What an attack is given. ``adapter`` is a private copy that the attack may change; ``seed`` fixes its randomness.
+
+    ``original`` gives the target (the model before unlearning) to attacks that declare ``needs_original``. ``built_with``:
+    training settings that taught the target, where they are known (an attacker's default learning rate hangs on them).
+    """
+
+    adapter: ModelAdapter
+    data: Bundle
+    seed: int = 0
+    original: Callable[[], ModelAdapter] | None = None
+    built_with: TrainSettings | None = None
+    progress: Progress = SILENT
+
+
+@dataclass(frozen=True)
+class AttackPoint:
+    """The model under attack at one budget.
+
+    ``budget``: one number per dimension (steps, bits, words ...); ``axis`` names the one curves are drawn over.
+    ``adapter``: measured at once, before the generator goes on (it may change the same weights further). ``rows``: maps
+    an evaluation set's rows to attacked ones (prompt attacks). ``supplied``: what the attacker put in (trained
+    parameters, context tokens, label tokens), logged beside every recovery.
+    """
+
+    budget: Mapping[str, float]
+    axis: str
+    adapter: ModelAdapter
+    rows: Callable[[str, Rows], Rows] | None = None
+    supplied: Mapping[str, float] = field(default_factory=dict)
+
+
+class Attack:
+    """Base of all attacks. ``points`` yields the attacked model at rising budgets; point 0 (no attack) is implied.
+
+    ``threat``: black-box (prompts in, text out), grey-box (log-probs or activations), white-box (weights).
+    ``controls``: roles the attack is also run on; without one, excess is "not computed". ``measures``: evaluation sets
+    that are scored at each point.
+    """
+
+    name: ClassVar[str]
+    card: ClassVar[Card]
+    threat: ClassVar[str] = "white-box"
+    controls: ClassVar[tuple[str, ...]] = ("reference",)
+    measures: ClassVar[tuple[str, ...]] = ("forget",)
+    families: ClassVar[tuple[str, ...]] = ("causal_lm",)
+    needs_original: ClassVar[bool] = False
+
+    class Settings(Settings):
+        """Settings of the attack; every value names its source."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = parse(self.Settings, settings, "attack")
+
+    def measured(self, data: Bundle) -> dict[str, Rows]:
+        """Evaluation sets that are scored at each point; an attack that trains on some facts leaves those out."""
+        return {name: data.eval[name] for name in self.measures if name in data.eval}
+
+    def check(self, data: Bundle) -> str:
+        """Why this attack cannot run on this data ("" if it can)."""
+        return ""
+
+    def points(self, context: AttackContext) -> Iterator[AttackPoint]:
+        """The attacked model at each budget, cheapest first."""
+        raise NotImplementedError
+
+
+def attack(name: str, card: Card) -> Callable[[type[Attack]], type[Attack]]:
+    """Register an attack class under ``name`` with its Card."""
+
+    def add(cls: type[Attack]) -> type[Attack]:
+        cls.name, cls.card = name, card
+        return ATTACKS.register(name, cls)
+
+    return add

@@ -1,0 +1,152 @@
+"""Findings: what the scores and curves say, each as one sentence with its evidence. No judgement yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from efface.audit.attacks import AttackResult, Curve
+from efface.metrics.base import Score
+
+MARGIN = 0.1        # share of the target-reference gap below which a residue does not matter in practice
+FEW_ENTITIES = 5    # fewer entities than this: intervals resample rows, and say so
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``kind``: residue, utility, recovery, membership, fluency, power. ``flag``: it speaks against erasure (or against
+    utility, for kind utility). ``share``: size relative to the gap between target and reference, where that is defined."""
+
+    kind: str
+    name: str
+    says: str
+    flag: bool
+    p: float | None = None
+    share: float | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference a - b of per-row values: mean, 95% interval, one-sided p that it is not above zero."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    n: int
+    unit: str
+
+
+def difference(a: Mapping[str, float], b: Mapping[str, float], entities: Mapping[str, str], *, seed: int, resamples: int) -> Difference | None:
+    """Compare two models row by row; None when no row is scored under both. Resamples entities, or rows when there are
+    fewer than five entities (named in ``unit``)."""
+    rows = [r for r in a if r in b and np.isfinite(a[r]) and np.isfinite(b[r])]
+    if not rows:
+        return None
+    groups = [entities.get(r) or r for r in rows]
+    few = len(set(groups)) < FEW_ENTITIES
+    gaps = np.array([a[r] - b[r] for r in rows])
+    draws = _draws(gaps, rows if few else groups, seed, resamples)
+    p = float((1 + (draws <= 0).sum()) / (1 + len(draws)))
+    return Difference(float(gaps.mean()), float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975)), p, len(rows), "rows" if few else "entities")
+
+
+def _draws(gaps: np.ndarray, groups: Sequence[str], seed: int, resamples: int) -> np.ndarray:
+    """Bootstrap means over groups."""
+    names = {g: i for i, g in enumerate(dict.fromkeys(groups))}
+    place = np.array([names[g] for g in groups])
+    sums, counts = np.bincount(place, gaps), np.bincount(place)
+    picks = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
+    return sums[picks].sum(1) / counts[picks].sum(1)
+
+
+def residue(unlearned: Sequence[Score], reference: Sequence[Score], target: Sequence[Score], names: Sequence[str], *, seed: int, resamples: int) -> list[Finding]:
+    """What the outputs still show of the forget set, beyond the reference."""
+    out = []
+    for name in names:
+        u, r, o = (_find(s, name, "forget") for s in (unlearned, reference, target))
+        if not (u and r and o) or None in (u.value, r.value, o.value):
+            continue
+        found = difference(u.per_row, r.per_row, u.entities, seed=seed, resamples=resamples)
+        gap = o.value - r.value  # type: ignore[operator]
+        if found is None or gap <= 0:
+            continue
+        share = found.value / gap
+        flag = found.low > 0 and share > MARGIN
+        says = (f"{_label(name)} on the forget set: unlearned {u.value:.3f}, reference {r.value:.3f}, target {o.value:.3f}; "
+                f"difference to the reference {found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}].")
+        out.append(Finding("residue", name, says, flag, found.p, share, asdict(found)))
+    return out
+
+
+def utility(unlearned: Sequence[Score], target: Sequence[Score], sets: Sequence[str], names: Sequence[str]) -> list[Finding]:
+    """What was lost on rows that were to be kept. Flagged when less than half is left."""
+    out = []
+    for rows in sets:
+        for name in names:
+            u, o = _find(unlearned, name, rows), _find(target, name, rows)
+            if not (u and o) or u.value is None or not o.value:
+                continue
+            kept = u.value / o.value
+            out.append(Finding("utility", f"{name}.{rows}", f"{_label(name)} on {rows} rows: {o.value:.3f} before, {u.value:.3f} after "
+                               f"({kept:.0%} kept).", kept < 0.5, None, 1 - kept, {"before": o.value, "after": u.value}))
+    return out
+
+
+def recovery(result: AttackResult, metric: str, gap: float | None, *, seed: int, resamples: int) -> list[Finding]:
+    """The largest excess over the reference along one attack's curve, corrected for having looked at every point."""
+    u, r = result.curves.get("unlearned"), result.curves.get("reference")
+    if not u or not r or len(u.points) < 2:
+        return []
+    best: tuple[Difference, dict[str, float]] | None = None
+    looked = 0
+    for mine, theirs in zip(u.points[1:], r.points[1:], strict=False):
+        if not _has_power(result, metric, mine["budget"]):
+            continue
+        a, b = point_score(mine, metric), point_score(theirs, metric)
+        found = difference(a["per_row"], b["per_row"], a["entities"], seed=seed, resamples=resamples) if a and b else None
+        looked += found is not None
+        if found and (best is None or found.p < best[0].p or (found.p == best[0].p and found.value > best[0].value)):
+            best = found, mine["budget"]
+    if best is None:
+        return [Finding("power", result.label, f"{result.label}: no point of the curve has power (the target itself loses the facts there).", False)]
+    found, budget = best
+    p = min(1.0, found.p * looked)
+    share = found.value / gap if gap and gap > 0 else None
+    flag = p < 0.05 and (share is None or share > MARGIN)
+    where = ", ".join(f"{k} {v:g}" for k, v in budget.items())
+    says = (f"{result.label} at {where}: {_label(metric)} {found.value:+.3f} above the reference under the same attack "
+            f"[{found.low:+.3f}, {found.high:+.3f}], p = {p:.3f} after correcting for {looked} points.")
+    return [Finding("recovery", result.label, says, flag, p, share, asdict(found) | {"budget": budget})]
+
+
+def point_score(point: Mapping[str, Any], metric: str, rows: str = "forget") -> dict[str, Any] | None:
+    """The stored score of one curve point, None if it was not computed."""
+    found = next((s for s in point["scores"] if s["name"] == metric and s["rows"] == rows), None)
+    return found if found and found["value"] is not None else None
+
+
+def _has_power(result: AttackResult, metric: str, budget: Mapping[str, float]) -> bool:
+    """Where the target is a control: it must keep at least half of its own knowledge under the same attack."""
+    control: Curve | None = result.curves.get("target")
+    if control is None:
+        return True
+    start = point_score(control.points[0], metric)
+    here = next((point_score(p, metric) for p in control.points if p["budget"] == budget), None)
+    return bool(start and here and here["value"] >= 0.5 * start["value"])
+
+
+def _find(scores: Sequence[Score], name: str, rows: str) -> Score | None:
+    return next((s for s in scores if s.name == name and s.rows == rows), None)
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")

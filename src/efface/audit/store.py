@@ -1,0 +1,241 @@
+"""Store: tables by (role, evaluation set, wording, candidate), each computed once, from one pass for all metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from efface.data.rows import Rows, digest_rows
+from efface.metrics.base import Need, NotComputed
+from efface.passes.tables import TOKENS, arrays
+from efface.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from efface.models.base import ModelAdapter
+    from efface.passes.cache import Cache
+
+ROLE_TEXT = {"reference": "there is no reference model (retrained without the forget set)", "base": "there is no base model",
+             "target": "there is no target model", "unlearned": "there is no unlearned model"}
+
+
+@dataclass
+class PassSettings:
+    """What changes the tables besides model and rows."""
+
+    max_new_tokens: int = 64
+    token_budget: int = 4096
+    seed: int = 0
+
+
+@dataclass
+class Role:
+    """One model of the audit, loaded when a table of it is missing."""
+
+    load: Callable[[], ModelAdapter]
+    fingerprint: str = ""
+    _adapter: Any = field(default=None, repr=False)
+
+    def adapter(self) -> ModelAdapter:
+        """The model."""
+        if self._adapter is None:
+            self._adapter = self.load()
+        return self._adapter
+
+    def key(self) -> str:
+        """Weights and everything else that changes outputs."""
+        from efface.passes.cache import fingerprint
+
+        adapter = self.adapter()
+        if not self.fingerprint:
+            self.fingerprint = fingerprint(adapter)
+        return self.fingerprint + json.dumps(adapter.identity(), sort_keys=True, default=str)
+
+    def drop(self) -> None:
+        """Free the model."""
+        self._adapter = None
+
+
+class Store:
+    """All tables of one audit. ``plan`` says what will be asked for, so that one pass serves every metric."""
+
+    def __init__(self, roles: Mapping[str, Role], sets: Mapping[str, Rows], settings: PassSettings, cache: Cache | None = None,
+                 progress: Progress = SILENT) -> None:
+        self.roles, self.sets, self.settings, self.cache, self.progress = dict(roles), dict(sets), settings, cache, progress
+        self._tables: dict[tuple, Any] = {}
+        self._planned: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._digests: dict[str, str] = {}
+        self.passes = 0
+
+    def plan(self, needs: Iterable[Need]) -> None:
+        """Announce needs (rows bound)."""
+        for need in needs:
+            if need.kind == "score":
+                self._planned[need.rows, need.prompt].update(need.variants)
+            elif need.kind == "generate":
+                self._planned[need.rows, need.prompt].add("greedy")
+
+    def fetch(self, role: str, need: Need) -> Any:
+        """The table, or ``NotComputed`` with the reason."""
+        if role not in self.roles:
+            raise NotComputed(ROLE_TEXT.get(role, f"there is no {role} model"))
+        if need.kind == "weight":
+            return self._weights(role)
+        if need.rows not in self.sets or not len(self.sets[need.rows]):
+            raise NotComputed(f"the data has no {need.rows} rows")
+        if need.kind == "score":
+            stem = need.variants[0]
+            return self._wrong(role, need) if stem == "wrong" else self._variant(role, need.rows, need.prompt, stem)
+        if need.kind == "generate":
+            return self._variant(role, need.rows, need.prompt, "greedy")
+        return self._hidden(role, need) if need.kind == "hidden" else self._gradients(role, need)
+
+    # -- score and generate -------------------------------------------------------------------------------------------
+    def _variant(self, role: str, rows: str, prompt: str, variant: str) -> pa.Table:
+        place = (role, rows, prompt, variant)
+        if place not in self._tables:
+            self._run(role, rows, prompt, {variant})
+        table = self._tables[place]
+        if table is None or not table.num_rows or all(p.startswith("no ") for p in table["problem"].to_pylist()):
+            raise NotComputed(f"the {rows} rows carry no {prompt if variant in ('answer', 'greedy') and prompt != 'prompt' else variant}")
+        return table
+
+    def _wrong(self, role: str, need: Need) -> list[list[Any]]:
+        first = self._variant(role, need.rows, need.prompt, "wrong:0")
+        out: list[list[Any]] = [[] for _ in range(first.num_rows)]
+        k = 0
+        while (table := self._tables.get((role, need.rows, need.prompt, f"wrong:{k}"))) is not None:
+            import numpy as np
+
+            for i, lp in enumerate(arrays(table["lp"], np.float64)):
+                if lp.size:
+                    out[i].append(lp)
+            k += 1
+        return out
+
+    def _run(self, role: str, rows: str, prompt: str, extra: set[str]) -> None:
+        """One pass for everything planned on these rows that is neither in memory nor in the cache."""
+        wanted = {v.split(":")[0] for v in self._planned[rows, prompt] | extra}
+        names = self._expand(rows, wanted)
+        missing = [name for name in names if not self._from_cache(role, rows, prompt, name)]
+        if missing:
+            self._compute(role, rows, prompt, missing)
+        for name in extra - set(names):
+            self._tables[role, rows, prompt, name] = None
+
+    def _expand(self, rows: str, wanted: set[str]) -> list[str]:
+        most = max((len(getattr(r, "wrong", ())) for r in self.sets[rows]), default=0)
+        return sorted(wanted - {"wrong"}) + ([f"wrong:{i}" for i in range(most)] if "wrong" in wanted else [])
+
+    def _compute(self, role: str, rows: str, prompt: str, missing: list[str]) -> None:
+        from efface.passes.generate import GenerateSettings
+        from efface.passes.score import score
+
+        data = self.sets[rows]
+        if prompt != "prompt":
+            data = [r for r in data if getattr(r, prompt, "")]  # type: ignore[assignment]
+        answers = tuple(dict.fromkeys(n.split(":")[0] for n in missing if n != "greedy")) or ("answer",)
+        greedy = GenerateSettings(max_new_tokens=self.settings.max_new_tokens) if "greedy" in missing else None
+        self.passes += 1
+        result = score(self.roles[role].adapter(), data, prompt=prompt, answers=answers, token_budget=self.settings.token_budget,
+                       generate=greedy, progress=self.progress)
+        for name in missing:
+            table = result.generations if name == "greedy" else result.tokens.filter(pc.equal(result.tokens["variant"], name))
+            table = self._align(table, rows, prompt, name)
+            self._tables[role, rows, prompt, name] = table
+            if self.cache:
+                self.cache.put(self._key(role, rows, prompt, name), table)
+
+    def _align(self, table: pa.Table, rows: str, prompt: str, name: str) -> pa.Table:
+        """One table row per data row, in data order; rows without this field say so."""
+        place = {row: i for i, row in enumerate(table["row"].to_pylist())}
+        if len(place) == len(self.sets[rows]):
+            return table.take([place[r.id] for r in self.sets[rows]])
+        what = prompt if prompt != "prompt" else name
+        blank = [{f.name: _empty(f) for f in table.schema} | {"row": r.id, "entity": r.entity, "prompt": prompt, "problem": f"no {what}"}
+                 for r in self.sets[rows] if r.id not in place]
+        if "variant" in table.schema.names:
+            blank = [b | {"variant": name} for b in blank]
+        joined = pa.concat_tables([table.select(table.schema.names), pa.Table.from_pylist(blank, schema=table.schema)])
+        place = {row: i for i, row in enumerate(joined["row"].to_pylist())}
+        return joined.take([place[r.id] for r in self.sets[rows]])
+
+    # -- the other passes -----------------------------------------------------------------------------------------------
+    def _hidden(self, role: str, need: Need) -> Any:
+        from efface.passes.hidden import hidden
+
+        adapter = self.roles[role].adapter()
+        layers = list(range(1, len(adapter.blocks) + 1))
+        if need.variants[0] == "layers":
+            return layers
+        layer = int(need.variants[0])
+        layer = layers[layer] if layer < 0 else layer
+        place = (role, need.rows, "hidden", need.pooling)
+        if place not in self._tables:
+            key = self._key(role, need.rows, "hidden", need.pooling)
+            if (found := self.cache and self.cache.get(key)) is None or found is False:
+                self.passes += 1
+                found = hidden(adapter, self.sets[need.rows], layers=layers, pooling=need.pooling, token_budget=self.settings.token_budget)
+                if self.cache:
+                    self.cache.put(key, found)
+            self._tables[place] = found
+        table = self._tables[place]
+        return table.filter(pc.equal(table["layer"], layer))
+
+    def _gradients(self, role: str, need: Need) -> pa.Table:
+        from efface.passes.gradient import gradient
+
+        place = (role, need.rows, "gradient", "")
+        if place not in self._tables:
+            key = self._key(role, need.rows, "gradient", "")
+            found = self.cache.get(key) if self.cache else None
+            if found is None:
+                self.passes += 1
+                found = gradient(self.roles[role].adapter(), self.sets[need.rows], progress=self.progress)
+                if self.cache:
+                    self.cache.put(key, found)
+            self._tables[place] = found
+        return self._tables[place]
+
+    def _weights(self, role: str) -> pa.Table:
+        from efface.passes.weight import weight
+
+        if "target" not in self.roles:
+            raise NotComputed(ROLE_TEXT["target"])
+        place = (role, "", "weight", "")
+        if place not in self._tables:
+            a, b = self.roles["target"].adapter().module.state_dict(), self.roles[role].adapter().module.state_dict()
+            if {k: v.shape for k, v in a.items()} != {k: v.shape for k, v in b.items()}:
+                raise NotComputed("the two models do not have the same parameters")
+            self.passes += 1
+            self._tables[place] = weight(a, b)
+        return self._tables[place]
+
+    # -- cache ---------------------------------------------------------------------------------------------------------
+    def _from_cache(self, role: str, rows: str, prompt: str, name: str) -> bool:
+        place = (role, rows, prompt, name)
+        if place in self._tables:
+            return True
+        if not self.cache or (table := self.cache.get(self._key(role, rows, prompt, name))) is None:
+            return False
+        self._tables[place] = table
+        return True
+
+    def _key(self, role: str, rows: str, prompt: str, name: str) -> str:
+        if rows not in self._digests:
+            self._digests[rows] = digest_rows(self.sets[rows])
+        length = self.settings.max_new_tokens if name == "greedy" else 0
+        parts = [self.roles[role].key(), self._digests[rows], prompt, name, str(length), str(TOKENS)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _empty(field: pa.Field) -> Any:
+    if pa.types.is_list(field.type):
+        return []
+    return "" if pa.types.is_string(field.type) else False if pa.types.is_boolean(field.type) else 0

@@ -1,0 +1,110 @@
+"""Base, target and reference models: found or made once, and kept in the cache under what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from efface.data.rows import Bundle, Rows, digest_rows
+from efface.errors import SpecError
+from efface.models.base import ModelAdapter
+from efface.models.cachedir import cache_root, publish
+from efface.models.open import open_model
+from efface.progress import SILENT, Progress
+from efface.spec import ModelSpec, RunSpec, SourceSpec
+
+RECIPE_VERSION = 1  # raised when the same settings would no longer give the same weights
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model on disk. ``origin`` says where it came from; ``key`` names what it was made from."""
+
+    folder: Path
+    origin: str
+    key: str
+    built: bool = False
+    summary: dict[str, Any] | None = None
+
+    def open(self, model: ModelSpec) -> ModelAdapter:
+        """Load it."""
+        return open_model(self.folder, template=model.template, compute=model.compute, device=model.device, context=model.context)
+
+
+def base(spec: RunSpec, data: Bundle, progress: Progress = SILENT) -> Made:
+    """The model before any fine-tuning. ``tiny`` and ``cnn`` are initialised from the seed; others are resolved."""
+    name = spec.model.name
+    if data.modality == "image" and name != "cnn" and not Path(name).is_dir():
+        raise SpecError("spec.wrong-model", f"Benchmark {data.name} holds images, and model {name!r} is none for images.",
+                        "set model.name to cnn, or to a folder with an image classifier.")
+    if name in ("tiny", "cnn"):
+        return _initialised(spec, data)
+    from efface.models.sources import resolve
+
+    found = resolve(name, progress=progress)
+    return Made(found.folder, found.origin, found.sha256)
+
+
+def made(role: str, spec: RunSpec, data: Bundle, start: Made, progress: Progress = SILENT,
+         log: Callable[[dict[str, Any]], None] = lambda event: None) -> Made | None:
+    """The target ("target": trained on forget and retain rows) or the reference ("reference": on retain rows only).
+
+    None if the spec says there is none. Made once: the folder's name is a hash of the base model, the rows, the training
+    settings and the seed. A build that was killed goes on from its last checkpoint.
+    """
+    source: SourceSpec = getattr(spec, role)
+    if source.kind == "none":
+        return None
+    if source.kind == "folder":
+        if not source.path:
+            raise SpecError("spec.no-path", f"{role}.kind is folder, but {role}.path is not set.", f"set {role}.path to the model's folder.")
+        return Made(Path(source.path), "folder", str(Path(source.path).absolute()))
+    rows: Rows = [*data.train.get("forget", ()), *data.train["retain"]] if role == "target" else list(data.train["retain"])  # type: ignore[list-item]
+    return trained(role, spec, rows, source, start, progress, log)
+
+
+def trained(label: str, spec: RunSpec, rows: Rows, source: SourceSpec, start: Made, progress: Progress = SILENT,
+            log: Callable[[dict[str, Any]], None] = lambda event: None) -> Made:
+    """``start`` fine-tuned on ``rows``, from the cache if it is there."""
+    seed = spec.seed if source.seed is None else source.seed
+    parts = [RECIPE_VERSION, start.key, digest_rows(rows), source.train.model_dump(mode="json", exclude={"token_budget", "checkpoint_every"}),
+             source.train.token_budget, seed, spec.model.model_dump(mode="json", exclude={"name", "device"})]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    folder, work = cache_root() / "models" / key[:32], cache_root() / "work" / key[:32]
+    built = not folder.is_dir()
+
+    def make(empty: Path) -> None:
+        from efface.engine.finetune import fit
+
+        adapter = start.open(spec.model)
+        summary = fit(adapter, rows, source.train, seed=seed, label=f"train {label}", progress=progress, checkpoints=work, log=log)
+        adapter.save(empty)
+        (empty / "made.json").write_text(json.dumps({"rows": len(rows), "seed": seed, **summary}))
+
+    publish(folder, make)
+    shutil.rmtree(work, ignore_errors=True)
+    return Made(folder, "trained", key, built, json.loads((folder / "made.json").read_text()))
+
+
+def _initialised(spec: RunSpec, data: Bundle) -> Made:
+    size = spec.model.tiny.model_dump()
+    parts = [RECIPE_VERSION, spec.model.name, size, spec.seed, digest_rows([*data.train.get("forget", ()), *data.train["retain"]])]  # type: ignore[list-item]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def make(empty: Path) -> None:
+        if spec.model.name == "cnn":
+            from efface.models.classifier import initialise
+
+            initialise(data, empty, seed=spec.seed)
+            return
+        from efface.models.tiny import tiny_folder
+
+        texts = [text for role in sorted(data.train) for row in data.train[role] for text in (row.prompt, row.answer)]  # type: ignore[union-attr]
+        tiny_folder(texts, empty, spec.seed, **size)
+
+    return Made(publish(cache_root() / "models" / key[:32], make), "initialised", key)

@@ -1,0 +1,37 @@
+"""Audit any unlearned model against its target and reference; exit 3 when knowledge can be recovered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from efface.cli.console import Console, emit
+from efface.cli.options import DryRun, Json, Out, Set, resolved
+
+
+def command(
+    unlearned: Annotated[Path, typer.Argument(help="Folder of the unlearned model, or of a run's `model`.")],
+    target: Annotated[Path | None, typer.Option(help="Folder of the model before unlearning.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Folder of the model retrained without the forget set.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="Spec file with data, suite and seed.")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Benchmark (`efface list benchmarks`).")] = None,
+    suite: Annotated[str | None, typer.Option(help="Suite (`efface list suites`).")] = None,
+    request: Annotated[str | None, typer.Option(help="A ForgetRequest (JSON) instead of a benchmark.")] = None,
+    sets: Set = None, out: Out = None, as_json: Json = False, dry_run: DryRun = False,
+) -> int:
+    from efface import api
+    from efface.cli.summary import summary, summary_text
+
+    roles = {f"{role}__{key}": value for role, path in (("target", target), ("reference", reference)) for key, value in
+             (("kind", "none" if path is None else "folder"), ("path", path))}
+    chosen = resolved(spec, sets, data__benchmark=benchmark, audit__suite=suite, request=request, out=out, **roles)
+    if dry_run:
+        plan = api.check(chosen)
+        emit(plan, as_json, "\n".join(plan["lines"]))
+        return 0
+    run = api.audit(unlearned, chosen, progress=Console(quiet=as_json))
+    data = summary(run)
+    emit(data, as_json, summary_text(data))
+    return 3 if data["conclusion"]["label"] in ("retained", "concealed") else 0

@@ -1,0 +1,97 @@
+"""Which parameters are trained: all, a LoRA adapter, a range of blocks, named modules, or the salient rows of any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from efface.engine.settings import Select
+from efface.errors import NeedsError
+from efface.models.base import ModelAdapter
+
+
+def trainable(adapter: ModelAdapter, select: Select, seed: int) -> dict[str, nn.Parameter]:
+    """Freeze everything else and return {name: parameter} to train. LoRA wraps ``adapter.module`` with peft."""
+    if select.kind == "lora":
+        add_lora(adapter, select, seed)
+        chosen = {n: p for n, p in adapter.module.named_parameters() if "lora_" in n}
+    else:
+        chosen = _weights(adapter, select)
+    if not chosen:
+        raise NeedsError("train.nothing-selected", f"train.select leaves no parameter to train ({select.kind}, modules={list(select.modules)}).",
+                         "widen train.select; `efface show model` lists module names.")
+    for p in adapter.module.parameters():
+        p.requires_grad_(False)
+    for p in chosen.values():
+        p.requires_grad_(True)
+    return chosen
+
+
+def _weights(adapter: ModelAdapter, select: Select) -> dict[str, nn.Parameter]:
+    named = dict(adapter.module.named_parameters())
+    head = set(adapter.head_parameters()) if select.freeze_head else set()
+    inside = None
+    if select.kind == "layers":
+        last = len(adapter.blocks) - 1 if select.last is None else select.last
+        if not 0 <= select.first <= last < len(adapter.blocks):
+            raise NeedsError("train.bad-layers", f"train.select asks for blocks {select.first}..{last} of {len(adapter.blocks)}.",
+                             "choose blocks that the model has.")
+        inside = {id(p) for block in list(adapter.blocks)[select.first : last + 1] for p in block.parameters()}
+    return {name: p for name, p in named.items()
+            if name not in head and (inside is None or id(p) in inside)
+            and (not select.modules or any(part in name for part in select.modules))}
+
+
+def add_lora(adapter: ModelAdapter, select: Select, seed: int) -> None:
+    """Wrap the module with a LoRA adapter on its linear layers (never on a tied embedding)."""
+    from peft import LoraConfig, get_peft_model
+    from peft.utils.peft_types import TaskType
+
+    torch.manual_seed(seed)
+    kind = TaskType.CAUSAL_LM if adapter.family == "causal_lm" else None
+    layers = {"layers_to_transform": list(range(select.first, (len(adapter.blocks) - 1 if select.last is None else select.last) + 1))} \
+        if (select.first or select.last is not None) else {}
+    config = LoraConfig(r=select.rank, lora_alpha=select.alpha, lora_dropout=select.dropout, task_type=kind,
+                        target_modules=list(select.modules) or "all-linear", **layers)
+    adapter.module = get_peft_model(adapter.module, config)  # type: ignore[arg-type]
+
+
+class Saliency:
+    """Row masks by forget-gradient norm (SURE, arXiv 2410.16454 section 6): only rows at or above the percentile move.
+
+    Gradients of frozen rows are zeroed and the rows are restored after each optimizer step, because weight decay and
+    momentum would leak into them.
+    """
+
+    def __init__(self, params: Mapping[str, nn.Parameter], percentile: float) -> None:
+        self.params, self.percentile = dict(params), percentile
+        self.start = {n: p.detach().clone() for n, p in params.items()}
+        self.masks: dict[str, Tensor] = {}
+
+    def measure(self, gradient: list[Tensor]) -> None:
+        """Set the masks from a forget gradient: row norms over all tensors, one global threshold."""
+        rows = {n: g.float().reshape(g.shape[0], -1).norm(dim=1) for n, g in zip(self.params, gradient, strict=True)}
+        sizes = torch.cat([r.new_full(r.shape, self.params[n][0].numel()) for n, r in rows.items()])
+        flat, order = torch.cat(list(rows.values())).sort()
+        share = sizes[order].cumsum(0) / sizes.sum()
+        place = int((share < self.percentile / 100).sum().clamp(max=len(flat) - 1))
+        self.masks = {n: r >= flat[place] for n, r in rows.items()}
+
+    def filter_gradients(self) -> None:
+        """Zero the gradients of frozen rows."""
+        for n, p in self.params.items():
+            if p.grad is not None:
+                p.grad[~self.masks[n]] = 0
+
+    def restore(self) -> None:
+        """Put frozen rows back to what they were before training."""
+        with torch.no_grad():
+            for n, p in self.params.items():
+                p[~self.masks[n]] = self.start[n][~self.masks[n]]
+
+    def share(self) -> float:
+        """Share of weights that may move."""
+        free = sum(int(m.sum()) * self.params[n][0].numel() for n, m in self.masks.items())
+        return free / sum(p.numel() for p in self.params.values())

@@ -1,0 +1,90 @@
+"""Who's Harry Potter, distilled: train on what a generic model would have said, read off a model that knows too much."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from efface.card import Card
+from efface.engine.finetune import fit
+from efface.engine.losses import kl_to_reference
+from efface.engine.targets import Targets, each_row, soft_cross_entropy
+from efface.engine.view import View
+from efface.methods.base import Context, LossMethod, Needs, method
+from efface.models.base import Encoded, ModelAdapter
+from efface.settings import Settings, setting
+
+CARD = Card(
+    title="Who's Harry Potter (WHP), distilled form",
+    source="arXiv:2310.02238, section 2",
+    code="jaechan-repo/muse_bench (logit form)",
+    summary="Reinforce a copy on the forget rows; targets v_generic = v_base - a relu(v_reinforced - v_base); distil them into the model.",
+    confirmed=("the logit formula, relu included (paper eq. 1 and the MUSE code)", "the base is the model before unlearning"),
+    derived=("soft labels over the top k tokens of softmax(v_generic), renormalised", "a retain term may be added; the paper has none",
+             "how long the copy is reinforced: as long as the distillation itself unless `reinforce_epochs` says otherwise"),
+    differs=("no replacement of anchor terms by generic translations: the paper wrote its dictionary with GPT-4",
+             "a = 5 is recalled, not re-read"),
+)
+
+
+@method("whp", CARD)
+class WHP(LossMethod):
+    """CE(softmax(v_generic), model) on forget answers + retain term. The reinforced copy lives only while targets are read."""
+
+    class Settings(Settings):
+        alpha: float = setting(5.0, "strength a of the subtraction; 0 = the model's own distribution", source="paper, recalled", ge=0)
+        top: int = setting(256, "tokens kept of each target distribution", source="derived", ge=1)
+        reinforce_epochs: float | None = setting(None, "epochs of fine-tuning of the copy on the forget rows (none: as train.epochs or train.steps)",
+                                                 source="derived", gt=0)
+        reinforce_lr: float | None = setting(None, "learning rate of that fine-tuning (none: train.lr)", source="derived", gt=0)
+        retain: Literal["none", "nll", "kl"] = setting("nll", "retain term; none = the paper", source="derived")
+
+    needs = Needs(retain=True, second_model="a reinforced copy, only while the targets are computed")
+    family_tag = "divergence"
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.targets = Targets()
+        retain = self.settings.retain
+        self.needs = Needs(retain=retain != "none", top=("retain",) if retain == "kl" else (), second_model=self.needs.second_model)
+
+    def start(self, context: Context) -> None:
+        """Reinforce a copy, read the targets, drop the copy."""
+        usable = [e for e in (context.adapter.encode(row) for row in context.forget) if not e.problem]
+        reinforced = self._reinforced(context)
+        for at in range(0, len(usable), 64):
+            self._read(context.adapter, reinforced, usable[at : at + 64], context.train.token_budget)
+
+    def forget_loss(self, view: View) -> Tensor:
+        """Token-mean soft cross-entropy to the generic targets."""
+        return view.mean_tokens(soft_cross_entropy(view.logits, *self.targets.of(view.batch)))
+
+    def retain_loss(self, view: View) -> Tensor | None:
+        """Token-mean cross-entropy, or KL(ref || model) at answer tokens."""
+        if self.settings.retain == "none":
+            return None
+        return view.mean_tokens(kl_to_reference(view) if self.settings.retain == "kl" else -view.logp)
+
+    def _reinforced(self, context: Context) -> ModelAdapter:
+        copy, own = context.adapter.clone(), self.settings
+        change: dict[str, Any] = {"rule": "sum", "rule_settings": {}, "forget_weight": 1.0, "stop_nll": 0.0}
+        if own.reinforce_epochs is not None:
+            change |= {"epochs": own.reinforce_epochs, "steps": None}
+        if own.reinforce_lr is not None:
+            change |= {"lr": own.reinforce_lr}
+        fit(copy, context.forget, context.train.model_copy(update=change), seed=context.seed, label="reinforce", progress=context.progress,
+            checkpoints=context.checkpoints / "reinforce" if context.checkpoints else None)
+        return copy
+
+    def _read(self, base: ModelAdapter, reinforced: ModelAdapter, rows: list[Encoded], token_budget: int) -> None:
+        plain: dict[int, Tensor] = {}
+        each_row(base, rows, token_budget, lambda i, logits: plain.__setitem__(i, logits.float()))
+        each_row(reinforced, rows, token_budget, lambda i, logits: self.targets.put(
+            rows[i].row_id, generic(plain.pop(i), logits.float(), self.settings.alpha), self.settings.top))
+
+
+def generic(base: Tensor, reinforced: Tensor, alpha: float) -> Tensor:
+    """v_base - alpha * relu(v_reinforced - v_base), element by element (paper eq. 1)."""
+    return base - alpha * torch.relu(reinforced - base)

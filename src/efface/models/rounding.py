@@ -1,0 +1,35 @@
+"""Rounding weights to few bits: symmetric round-to-nearest, computed in float32 and kept in the weights' own dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from efface.models.base import ModelAdapter
+
+
+def round_tensor(weight: Tensor, bits: int, group: int) -> Tensor:
+    """Symmetric round-to-nearest (arXiv 2410.16454 section 4): step = max|w| / 2^(bits-1), codes in [-2^(bits-1), 2^(bits-1) - 1].
+
+    ``weight`` Float[out, in]; ``group`` > 0: one step per that many neighbouring inputs (the last group may be
+    shorter); 0: one per output row; -1: one for the tensor. Symmetric on purpose: SmolLM2's GGUF weights lie on an
+    asymmetric grid of groups of 32, and rounding onto that grid would undo any fine-tuning.
+    """
+    flat = weight.float().reshape(weight.shape[0], -1)
+    if group < 0:
+        parts = flat.reshape(1, 1, -1)
+    elif group == 0 or group >= flat.shape[1]:
+        parts = flat.unsqueeze(1)
+    else:
+        pad = -flat.shape[1] % group
+        parts = torch.nn.functional.pad(flat, (0, pad)).reshape(flat.shape[0], -1, group)
+    half = 2 ** (bits - 1)
+    step = parts.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / half
+    rounded = (parts / step).round().clamp(-half, half - 1) * step
+    return rounded.reshape(flat.shape[0] if group >= 0 else 1, -1)[:, : flat.shape[1] if group >= 0 else None].reshape(weight.shape).to(weight.dtype)
+
+
+def roundable(adapter: ModelAdapter) -> dict[str, Tensor]:
+    """Weight matrices that are rounded: at least two dimensions, inside the blocks; embeddings, head and norms are not."""
+    head = set(adapter.head_parameters())
+    return {n: p for n, p in adapter.module.named_parameters() if p.dim() >= 2 and n not in head}

@@ -1,0 +1,195 @@
+"""RunSpec: everything one run depends on, typed, with the origin of every value and a hash.
+
+Precedence: default < recipe < file < ``--set``. An unknown key is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel
+
+from efface.engine.settings import TrainSettings
+from efface.errors import SpecError
+from efface.recipes import recipe
+from efface.settings import Settings, parse, setting
+
+
+class TinySpec(Settings):
+    """Size of the model trained from scratch when ``model.name`` is ``tiny``."""
+
+    width: int = setting(192, "hidden size", source="stack.md 2.3", ge=8)
+    layers: int = setting(3, "decoder layers", source="stack.md 2.3", ge=1)
+    ff: int = setting(512, "MLP size", source="stack.md 2.3", ge=8)
+    heads: int = setting(4, "attention heads", source="stack.md 2.3", ge=1)
+
+
+class ModelSpec(Settings):
+    """The base model."""
+
+    name: str = setting("tiny", "alias (smollm2-135m, tiny, cnn), local folder, GGUF file or hub id")
+    template: str = setting("auto", "auto, chat, plain, or a format string with {question}")
+    compute: Literal["auto", "bf16", "fp32"] = setting("auto", "compute dtype; weights are always float32 masters")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1 ...")
+    context: int | None = setting(None, "longest sequence in tokens (none: the model's own limit)", ge=8)
+    tiny: TinySpec = setting(TinySpec(), "size of the tiny model")
+
+
+class DataSpec(Settings):
+    """Where the rows come from; ``request`` of the run spec overrides it."""
+
+    benchmark: str = setting("people", "benchmark (`efface list benchmarks`)")
+    settings: dict[str, Any] = setting({}, "settings of the benchmark")
+
+
+class SourceSpec(Settings):
+    """How the target or the reference comes about."""
+
+    kind: Literal["train", "folder", "none"] = setting("train", "train: fine-tune the base model on the benchmark's rows; folder: yours; none: there is none")
+    path: str | None = setting(None, "folder of the model (kind: folder)")
+    train: TrainSettings = setting(TrainSettings(), "training settings (kind: train)")
+    seed: int | None = setting(None, "seed of its training (none: the run's seed)")
+
+
+class MethodSpec(Settings):
+    """Which method, with its settings."""
+
+    name: str = setting("npo", "method (`efface list methods`)")
+    settings: dict[str, Any] = setting({}, "settings of the method (`efface show NAME`)")
+
+
+class AuditSpec(Settings):
+    """What is measured."""
+
+    suite: str = setting("people", "suite (`efface list suites`) or a YAML file")
+    attacks: tuple[str, ...] | None = setting(None, "only these attacks of the suite (none: all of them)")
+    threat: Literal["black-box", "grey-box", "white-box"] = setting("white-box", "strongest attacker considered")
+    resamples: int = setting(1000, "bootstrap resamples over entities", ge=100)
+    token_budget: int = setting(4096, "padded tokens per evaluation batch; only memory and speed depend on it", ge=64)
+
+
+class RunSpec(Settings):
+    """One run: model, data, method, training, audit, seed."""
+
+    model: ModelSpec = setting(ModelSpec(), "the base model")
+    data: DataSpec = setting(DataSpec(), "the rows")
+    request: str | None = setting(None, "path of a ForgetRequest (JSON); overrides data")
+    target: SourceSpec = setting(SourceSpec(), "the model to be unlearned")
+    reference: SourceSpec = setting(SourceSpec(), "the model retrained without the forget set")
+    method: MethodSpec = setting(MethodSpec(), "how it forgets")
+    train: TrainSettings = setting(TrainSettings(), "training settings of the method")
+    audit: AuditSpec = setting(AuditSpec(), "what is measured")
+    seed: int = setting(0, "seed of everything random in the run", ge=0)
+    keep_text: bool = setting(False, "write forget text into the record (off: keyed hashes)")
+    out: str = setting("runs", "folder of run directories")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A spec with the origin of each leaf ({"train.lr": "recipe npo/tiny", ...}) and its hash (without ``out``)."""
+
+    spec: RunSpec
+    origins: dict[str, str]
+
+    @property
+    def hash(self) -> str:
+        """Hex digest of everything that changes results."""
+        data = self.spec.model_dump(mode="json", exclude={"out"})
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The resolved spec as YAML; every line that is not a default carries its origin as a comment-free side table."""
+        body = {"spec": self.spec.model_dump(mode="json"), "origins": self.origins, "hash": self.hash}
+        return yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
+
+
+def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Resolved:
+    """Merge ``layers`` ((origin, values), weakest first) over the recipes of the model and the method they name."""
+    given = _merge(layers)
+    model = _text(given, "model", "name", "tiny")
+    method = _text(given, "method", "name", "npo")
+    benchmark = _text(given, "data", "benchmark", "people")
+    recipes = [(f"recipe {name}/{section}", values) for name, (section, values)
+               in ((n, recipe(n, model, benchmark)) for n in ("models", method)) if values]
+    values = _merge([*recipes, *layers])
+    spec: RunSpec = parse(RunSpec, values, "")
+    origins = {path: origin for origin, layer in [*recipes, *layers] for path in _leaves(layer)}
+    return Resolved(spec, origins)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A spec file (YAML), as plain values. Also reads the ``spec.yaml`` of a run directory."""
+    if not path.is_file():
+        raise SpecError("spec.missing-file", f"There is no spec file {path}.", "check the path, or start from `efface new spec`.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError("spec.bad-yaml", f"{path} is not readable YAML: {str(error).splitlines()[0]}.", "fix the line named above.") from None
+    if not isinstance(values, dict):
+        raise SpecError("spec.bad-yaml", f"{path} does not hold a mapping.", "write keys such as `method:` at the top level.")
+    return values["spec"] if set(values) == {"spec", "origins", "hash"} else values
+
+
+def overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """``["train.lr=1e-4", "method.beta=0.2"]`` as nested values. ``method.X`` is short for ``method.settings.X``,
+    ``data.X`` for ``data.settings.X``."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        path, equals, text = pair.partition("=")
+        if not equals or not path.strip():
+            raise SpecError("spec.bad-set", f"--set {pair!r} is not of the form path=value.", "write for example --set train.lr=1e-4.")
+        keys = path.strip().split(".")
+        if keys[0] in ("method", "data") and len(keys) == 2 and keys[1] not in ("name", "settings", "benchmark"):
+            keys.insert(1, "settings")
+        place = values
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+        place[keys[-1]] = _value(text)
+    return values
+
+
+def _value(text: str) -> Any:
+    """YAML scalar; ``1e-4`` is a number although YAML 1.1 wants a dot."""
+    try:
+        return float(text) if "e" in text.lower() and text.lower() not in ("true", "false", "none") else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return yaml.safe_load(text)
+
+
+def _merge(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for _, layer in layers:
+        _into(out, layer)
+    return out
+
+
+def _into(out: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(out.get(key), dict):
+            _into(out[key], value)
+        else:
+            out[key] = json.loads(json.dumps(value)) if isinstance(value, Mapping) else value
+
+
+def _leaves(layer: Mapping[str, Any], prefix: str = "") -> list[str]:
+    return [leaf for key, value in layer.items()
+            for leaf in (_leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [f"{prefix}{key}"])]
+
+
+def _text(values: Mapping[str, Any], *path: Any) -> str:
+    *keys, default = path
+    place: Any = values
+    for key in keys:
+        place = place.get(key, {}) if isinstance(place, Mapping) else {}
+    return place if isinstance(place, str) else default
+
+
+def model_fields(model: type[BaseModel]) -> list[str]:
+    """Names of a settings model, for ``efface new`` and the docs."""
+    return list(model.model_fields)

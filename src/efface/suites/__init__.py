@@ -1,0 +1,56 @@
+"""Suites: versioned lists of evaluation sets, metrics and attacks. YAML files; ``load`` reads one."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from efface.errors import SpecError, nearest
+from efface.settings import Settings, parse, setting
+
+
+class AttackEntry(Settings):
+    """One attack of a suite. ``label`` tells two uses of the same attack apart."""
+
+    name: str = setting(..., "attack (`efface list attacks`)")
+    label: str = setting("", "name in the record (none: the attack's name)")
+    settings: dict[str, Any] = setting({}, "settings of the attack")
+
+
+class Suite(Settings):
+    """What an audit computes. Two runs compare only under the same suite and version."""
+
+    name: str = setting(..., "name of the suite")
+    version: int = setting(1, "raised whenever numbers would change")
+    modality: str = setting("text", "text or image")
+    about: str = setting("", "one line")
+    metrics: dict[str, list[str]] = setting(..., "metrics by evaluation set; the set `all` holds metrics that name their own sets")
+    attacks: list[AttackEntry] = setting([], "attacks, cheapest information first")
+    attack_metrics: list[str] = setting(["probability"], "metrics measured along every recovery curve; the first is the headline")
+    max_new_tokens: int = setting(64, "longest greedy answer, in tokens", ge=1)
+
+
+def names() -> list[str]:
+    """Built-in suites."""
+    return sorted(entry.name[:-5] for entry in resources.files(__package__).iterdir() if entry.name.endswith(".yaml"))
+
+
+def load(name: str) -> Suite:
+    """A built-in suite by name, or a YAML file."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise SpecError("suite.missing-file", f"There is no suite file {path}.", "check the path.")
+        text = path.read_text(encoding="utf-8")
+    elif name in names():
+        text = (resources.files(__package__) / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise SpecError("suite.unknown", f"There is no suite called {name!r}.", nearest(name, names()))
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError("suite.bad-yaml", f"Suite {name} is not readable YAML: {str(error).splitlines()[0]}.", "fix the line named above.") from None
+    return parse(Suite, values, "suite")
