@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel
 
 from efface.engine.settings import TrainSettings
 from efface.errors import SpecError
@@ -136,6 +135,11 @@ def load(path: Path) -> dict[str, Any]:
     return values["spec"] if set(values) == {"spec", "origins", "hash"} else values
 
 
+def parse_spec(values: Mapping[str, Any]) -> RunSpec:
+    """Complete values (as in the ``spec.yaml`` of a run) as a spec, without recipes."""
+    return parse(RunSpec, dict(values), "")
+
+
 def overrides(pairs: Iterable[str]) -> dict[str, Any]:
     """``["train.lr=1e-4", "method.beta=0.2"]`` as nested values. ``method.X`` is short for ``method.settings.X``,
     ``data.X`` for ``data.settings.X``."""
@@ -188,8 +192,3 @@ def _text(values: Mapping[str, Any], *path: Any) -> str:
     for key in keys:
         place = place.get(key, {}) if isinstance(place, Mapping) else {}
     return place if isinstance(place, str) else default
-
-
-def model_fields(model: type[BaseModel]) -> list[str]:
-    """Names of a settings model, for ``efface new`` and the docs."""
-    return list(model.model_fields)

@@ -73,7 +73,7 @@ def _detectable(residue: Sequence[Finding]) -> float | None:
     for f in residue:
         low, value = f.evidence["low"], f.evidence["value"]
         gap = value / f.share if f.share else None
-        if gap:
+        if gap and low is not None:
             shares.append((value - low) / gap)
     return min(shares) if shares else None
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from efface.audit.attacks import AttackResult, Curve
 from efface.metrics.base import Score
+from efface.metrics.stats import Difference, bootstrap_difference
 
 MARGIN = 0.1        # share of the target-reference gap below which a residue does not matter in practice
-FEW_ENTITIES = 5    # fewer entities than this: intervals resample rows, and say so
 
 
 @dataclass(frozen=True)
@@ -33,39 +33,11 @@ class Finding:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Paired difference a - b of per-row values: mean, 95% interval, one-sided p that it is not above zero."""
-
-    value: float
-    low: float
-    high: float
-    p: float
-    n: int
-    unit: str
-
-
 def difference(a: Mapping[str, float], b: Mapping[str, float], entities: Mapping[str, str], *, seed: int, resamples: int) -> Difference | None:
-    """Compare two models row by row; None when no row is scored under both. Resamples entities, or rows when there are
-    fewer than five entities (named in ``unit``)."""
-    rows = [r for r in a if r in b and np.isfinite(a[r]) and np.isfinite(b[r])]
-    if not rows:
-        return None
-    groups = [entities.get(r) or r for r in rows]
-    few = len(set(groups)) < FEW_ENTITIES
-    gaps = np.array([a[r] - b[r] for r in rows])
-    draws = _draws(gaps, rows if few else groups, seed, resamples)
-    p = float((1 + (draws <= 0).sum()) / (1 + len(draws)))
-    return Difference(float(gaps.mean()), float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975)), p, len(rows), "rows" if few else "entities")
-
-
-def _draws(gaps: np.ndarray, groups: Sequence[str], seed: int, resamples: int) -> np.ndarray:
-    """Bootstrap means over groups."""
-    names = {g: i for i, g in enumerate(dict.fromkeys(groups))}
-    place = np.array([names[g] for g in groups])
-    sums, counts = np.bincount(place, gaps), np.bincount(place)
-    picks = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
-    return sums[picks].sum(1) / counts[picks].sum(1)
+    """Two models row by row; None when no row is scored under both (``metrics.stats.bootstrap_difference``)."""
+    rows = [r for r in a if r in b and a[r] is not None and b[r] is not None]
+    mine, theirs = (np.array([values[r] for r in rows], dtype=float) for values in (a, b))
+    return bootstrap_difference(mine, theirs, [entities.get(r) or r for r in rows], seed=seed, resamples=resamples) if rows else None
 
 
 def residue(unlearned: Sequence[Score], reference: Sequence[Score], target: Sequence[Score], names: Sequence[str], *, seed: int, resamples: int) -> list[Finding]:
@@ -80,9 +52,9 @@ def residue(unlearned: Sequence[Score], reference: Sequence[Score], target: Sequ
         if found is None or gap <= 0:
             continue
         share = found.value / gap
-        flag = found.low > 0 and share > MARGIN
+        flag = found.low is not None and found.low > 0 and share > MARGIN
         says = (f"{_label(name)} on the forget set: unlearned {u.value:.3f}, reference {r.value:.3f}, target {o.value:.3f}; "
-                f"difference to the reference {found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}].")
+                f"difference to the reference {found.value:+.3f} {_interval(found)}.")
         out.append(Finding("residue", name, says, flag, found.p, share, asdict(found)))
     return out
 
@@ -124,7 +96,7 @@ def recovery(result: AttackResult, metric: str, gap: float | None, *, seed: int,
     flag = p < 0.05 and (share is None or share > MARGIN)
     where = ", ".join(f"{k} {v:g}" for k, v in budget.items())
     says = (f"{result.label} at {where}: {_label(metric)} {found.value:+.3f} above the reference under the same attack "
-            f"[{found.low:+.3f}, {found.high:+.3f}], p = {p:.3f} after correcting for {looked} points.")
+            f"{_interval(found)}, p = {p:.3f} after correcting for {looked} points.")
     return [Finding("recovery", result.label, says, flag, p, share, asdict(found) | {"budget": budget})]
 
 
@@ -146,6 +118,10 @@ def _has_power(result: AttackResult, metric: str, budget: Mapping[str, float]) -
 
 def _find(scores: Sequence[Score], name: str, rows: str) -> Score | None:
     return next((s for s in scores if s.name == name and s.rows == rows), None)
+
+
+def _interval(found: Difference) -> str:
+    return "(one row, no interval)" if found.low is None or found.high is None else f"[{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def _label(name: str) -> str:

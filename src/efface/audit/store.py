@@ -72,6 +72,7 @@ class Store:
         self._planned: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._digests: dict[str, str] = {}
         self.passes = 0
+        self._closed = False
 
     def plan(self, needs: Iterable[Need]) -> None:
         """Announce needs (rows bound)."""
@@ -95,6 +96,15 @@ class Store:
         if need.kind == "generate":
             return self._variant(role, need.rows, need.prompt, "greedy")
         return self._hidden(role, need) if need.kind == "hidden" else self._gradients(role, need)
+
+    def tables(self) -> list[tuple[tuple[str, str, str, str], Any]]:
+        """Everything computed or read so far: ((role, set, wording or pass, candidate), Arrow table)."""
+        return [(place, table) for place, table in self._tables.items() if table is not None]
+
+    def load_tables(self, tables: Mapping[tuple[str, str, str, str], Any]) -> None:
+        """Take over tables from a record; what is missing then is not computed but reported as missing."""
+        self._tables.update(tables)
+        self._closed = True
 
     # -- score and generate -------------------------------------------------------------------------------------------
     def _variant(self, role: str, rows: str, prompt: str, variant: str) -> pa.Table:
@@ -121,6 +131,8 @@ class Store:
 
     def _run(self, role: str, rows: str, prompt: str, extra: set[str]) -> None:
         """One pass for everything planned on these rows that is neither in memory nor in the cache."""
+        if self._closed:
+            raise NotComputed("the record holds no table for it")
         wanted = {v.split(":")[0] for v in self._planned[rows, prompt] | extra}
         names = self._expand(rows, wanted)
         missing = [name for name in names if not self._from_cache(role, rows, prompt, name)]
@@ -177,6 +189,8 @@ class Store:
         layer = int(need.variants[0])
         layer = layers[layer] if layer < 0 else layer
         place = (role, need.rows, "hidden", need.pooling)
+        if self._closed and place not in self._tables:
+            raise NotComputed("the record holds no table for it")
         if place not in self._tables:
             key = self._key(role, need.rows, "hidden", need.pooling)
             if (found := self.cache and self.cache.get(key)) is None or found is False:
@@ -192,6 +206,8 @@ class Store:
         from efface.passes.gradient import gradient
 
         place = (role, need.rows, "gradient", "")
+        if self._closed and place not in self._tables:
+            raise NotComputed("the record holds no table for it")
         if place not in self._tables:
             key = self._key(role, need.rows, "gradient", "")
             found = self.cache.get(key) if self.cache else None
@@ -209,6 +225,8 @@ class Store:
         if "target" not in self.roles:
             raise NotComputed(ROLE_TEXT["target"])
         place = (role, "", "weight", "")
+        if self._closed and place not in self._tables:
+            raise NotComputed("the record holds no table for it")
         if place not in self._tables:
             a, b = self.roles["target"].adapter().module.state_dict(), self.roles[role].adapter().module.state_dict()
             if {k: v.shape for k, v in a.items()} != {k: v.shape for k, v in b.items()}:

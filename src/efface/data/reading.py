@@ -51,11 +51,14 @@ def read_rows(path: str | Path, *, format: str = "", fields: Mapping[str, str] |
     return tuple(rows)
 
 
-def training_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """The rows without what only metrics may see (paraphrases, wrong answers); an empty answer cannot be trained."""
+def training_rows(rows: Sequence[Row], name: str) -> tuple[Row, ...]:
+    """The rows without what only metrics may see (paraphrases, wrong answers); an empty answer cannot be trained.
+
+    ``name`` is what a message calls the set.
+    """
     for row in rows:
         if not row.answer.strip():
-            raise DataError("data.empty-answer", f"row {row.id} has an empty answer and cannot be trained on.",
+            raise DataError("data.empty-answer", f"{name}: row {row.id} has an empty answer and cannot be trained on.",
                             "give it an answer or remove it.")
     return tuple(replace(row, paraphrase="", answer_paraphrase="", wrong=()) for row in rows)
 
@@ -111,38 +114,41 @@ def _check_shape(record: Record, found: dict[str, str], chosen: dict[str, str]) 
 
 def _row(record: Record, columns: dict[str, str], allow_empty: bool) -> Row:
     values = {name: record.values[column] for name, column in columns.items()}
-    answer = _string(values.get("text" if "text" in values else "answer"), "answer", record.where, required=True)
-    prompt = _string(values.get("prompt"), "prompt", record.where, required="prompt" in values)
+    answer = as_text(values.get("text" if "text" in values else "answer"), "answer", record.where, required=True)
+    prompt = as_text(values.get("prompt"), "prompt", record.where, required="prompt" in values)
     if not answer.strip() and not allow_empty:
         raise DataError("data.empty-answer", f"{record.where}: the answer is empty.",
                         "give it an answer or remove the row.")
     if "prompt" in values and not prompt.strip():
         raise DataError("data.empty-prompt", f"{record.where}: the prompt is empty.",
                         "give it a prompt, or keep documents in a file with a text column.")
-    texts = {name: _string(values.get(name), name, record.where) for name in ("paraphrase", "answer_paraphrase")}
-    labels = {name: _label(values.get(name), name, record.where) for name in ("id", "entity", "fact")}
-    row = Row(answer=answer, prompt=prompt, wrong=_several(values.get("wrong"), record.where), **texts, **labels)
+    texts = {name: as_text(values.get(name), name, record.where) for name in ("paraphrase", "answer_paraphrase")}
+    labels = {name: _as_label(values.get(name), name, record.where) for name in ("id", "entity", "fact")}
+    row = Row(answer=answer, prompt=prompt, wrong=as_texts(values.get("wrong"), record.where), **texts, **labels)
     return row if row.id else replace(row, id=f"row-{row.digest()[:16]}")
 
 
-def _string(value: Any, name: str, where: str, required: bool = False) -> str:
+def as_text(value: Any, name: str, where: str, required: bool = False) -> str:
+    """``value`` if it is text; "" for none where that is allowed; otherwise data.bad-value."""
     if value is None and not required:
         return ""
     if not isinstance(value, str):
         raise DataError("data.bad-value", f"{where}: the {name} is a {type(value).__name__}, not text.",
                         "write it as a string.")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    try:
+        value.encode()
+    except UnicodeEncodeError:
         raise DataError("data.bad-value", f"{where}: the {name} holds half of a surrogate pair.",
-                        "write it as UTF-8 text.")
+                        "write it as UTF-8 text.") from None
     return value
 
 
-def _label(value: Any, name: str, where: str) -> str:
+def _as_label(value: Any, name: str, where: str) -> str:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if whole else _string(value, name, where)
+    return str(value) if whole else as_text(value, name, where)
 
 
-def _several(value: Any, where: str) -> tuple[str, ...]:
+def as_texts(value: Any, where: str) -> tuple[str, ...]:
     """Wrong answers: a list of strings, or one string (in CSV a JSON list)."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
@@ -152,7 +158,7 @@ def _several(value: Any, where: str) -> tuple[str, ...]:
     if value is None or value == "":
         return ()
     items = value if isinstance(value, list) else [value]
-    return tuple(_string(item, "wrong answer", where, required=True) for item in items)
+    return tuple(as_text(item, "wrong answer", where, required=True) for item in items)
 
 
 def _first_time(row: Row, named: bool, where: str, seen: dict[str, str]) -> None:

@@ -25,15 +25,23 @@ def check_layers(adapter: ModelAdapter, select: Select, layers: Sequence[int], n
     count = len(adapter.blocks)
     for layer in layers:
         if not 1 <= layer <= count:
-            raise NeedsError("method.bad-layer", f"{name} is to read layer {layer} of a model with layers 1..{count}.",
-                             "set method.layer to one the model has, or leave it out.")
-    first, last = (0, count - 1) if select.kind == "full" else (select.first, count - 1 if select.last is None else select.last)
+            raise NeedsError(
+                "method.bad-layer",
+                f"{name} is to read layer {layer} of a model with layers 1..{count}.",
+                "set method.layer to one the model has, or leave it out.",
+            )
+    first, last = (
+        (0, count - 1) if select.kind == "full" else (select.first, count - 1 if select.last is None else select.last)
+    )
     before = {id(p) for block in list(adapter.blocks)[first : min(last + 1, max(layers))] for p in block.parameters()}
     named = [n for n, p in adapter.module.named_parameters() if id(p) in before]
     if not any(not select.modules or any(part in n for part in select.modules) for n in named):
-        raise NeedsError("method.layer-before-training", f"{name} reads layer {max(layers)}, but train.select trains nothing at or before it "
-                         f"({select.kind}, blocks {first}..{last}, modules={list(select.modules)}).",
-                         "train a block before the layer, or read a deeper layer.")
+        raise NeedsError(
+            "method.layer-before-training",
+            f"{name} reads layer {max(layers)}, but train.select trains nothing at or before it "
+            f"({select.kind}, blocks {first}..{last}, modules={list(select.modules)}).",
+            "train a block before the layer, or read a deeper layer.",
+        )
 
 
 def positions(view: View, where: Literal["all", "answer"]) -> Tensor:
@@ -56,7 +64,9 @@ class Steering:
     width, which is what a plain mean squared error divides by).
     """
 
-    def __init__(self, seed: int, direction: Literal["gaussian", "positive"], coefficient: float, scale: float | None) -> None:
+    def __init__(
+        self, seed: int, direction: Literal["gaussian", "positive"], coefficient: float, scale: float | None
+    ) -> None:
         self.coefficient, self.scale = coefficient, scale
         self._seed, self._kind = derive(seed, "control vector"), direction
         self._unit: Tensor | None = None

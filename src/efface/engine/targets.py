@@ -35,7 +35,9 @@ def soft_cross_entropy(logits: Tensor, ids: Tensor, probs: Tensor) -> Tensor:
     return -(probs * torch.log_softmax(logits, dim=-1).gather(1, ids)).sum(1)
 
 
-def each_row(adapter: ModelAdapter, rows: Sequence[Encoded], token_budget: int, use: Callable[[int, Tensor], None]) -> None:
+def each_row(
+    adapter: ModelAdapter, rows: Sequence[Encoded], token_budget: int, use: Callable[[int, Tensor], None]
+) -> None:
     """Call ``use(position, logits Float32[labels, V])`` for every row, in eval mode without gradients."""
     with adapter.evaluating():
         for part in cut(rows, range(len(rows)), token_budget):

@@ -46,8 +46,14 @@ class Need:
 class Tables:
     """Tables at hand for one subject. ``fetch(role, need)`` returns an Arrow table or raises ``NotComputed``."""
 
-    def __init__(self, fetch: Callable[[str, Need], Any], rows: str, subject: str = "unlearned") -> None:
+    def __init__(self, fetch: Callable[[str, Need], Any], rows: str, subject: str = "unlearned", seed: int = 0,
+                 resamples: int = 1000) -> None:
         self._fetch, self.default_rows, self.subject = fetch, rows, subject
+        self.seed, self.resamples = seed, resamples
+
+    def drawn(self, seed: int, resamples: int) -> Tables:
+        """The same tables for metrics that bootstrap their own statistic (AUC, harmonic means)."""
+        return Tables(self._fetch, self.default_rows, self.subject, seed, resamples)
 
     def tokens(self, rows: str = "*", variant: str = "answer", prompt: str = "prompt", role: str = "subject") -> Tokens:
         """Token table of one variant; rows come in the order of the evaluation set."""
@@ -171,11 +177,11 @@ def metric(name: str, *, needs: Sequence[Need], card: Card, directions: Mapping[
 def compute(metric: Metric, tables: Tables, rows: str, *, seed: int = 0, resamples: int = 1000) -> Score:
     """Run one metric: per-row values become a mean with a bootstrap interval over entities; a missing table becomes
     "not computed, because"."""
-    from efface.metrics.stats import bootstrap_mean
+    from efface.metrics.stats import bootstrap_mean, unit
 
     direction = metric.direction(rows)
     try:
-        result = metric.function(tables)
+        result = metric.function(tables.drawn(seed, resamples))
     except NotComputed as why:
         return Score(metric.name, rows, None, direction=direction, version=metric.version, reason=str(why))
     if isinstance(result, Score):
@@ -185,9 +191,9 @@ def compute(metric: Metric, tables: Tables, rows: str, *, seed: int = 0, resampl
     if not scored.any():
         return Score(metric.name, rows, None, unscored=len(values), direction=direction, version=metric.version,
                      reason="none of its rows could be scored")
-    low, high = bootstrap_mean(values[scored], [e for e, ok in zip(result.entities, scored, strict=True) if ok],
-                               seed=seed, resamples=resamples)
+    entities = [e for e, ok in zip(result.entities, scored, strict=True) if ok]
+    low, high = bootstrap_mean(values[scored], entities, seed=seed, resamples=resamples)
     return Score(metric.name, rows, float(values[scored].mean()), low, high, int(scored.sum()), int((~scored).sum()), direction,
-                 version=metric.version, extra=dict(result.extra),
+                 version=metric.version, extra=dict(result.extra) | {"interval_over": unit(entities)},
                  per_row=dict(zip(result.rows, values.tolist(), strict=True)),
                  entities=dict(zip(result.rows, result.entities, strict=True)))

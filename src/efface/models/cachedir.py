@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -31,8 +32,8 @@ def publish(folder: Path, build: Callable[[Path], object], *, needed: int = 0) -
 
     The name of ``folder`` must say what is in it (a content hash): what exists is never built again. ``build`` fills a
     temporary folder beside it, which is written through to the disk and renamed in one step, under a lock; a process
-    killed meanwhile leaves only a hidden ``.partial`` folder, which the next ``publish`` removes. ``needed`` is the size
-    in bytes, if known; then a full disk is noticed before the work starts.
+    killed meanwhile leaves only a hidden ``.partial`` folder, which the next ``publish`` removes. ``needed``: size in
+    bytes, if known; then a full disk is noticed before the work starts.
 
     Raises ``RunFailed`` ``disk.full`` or ``cache.unwritable``; whatever ``build`` raises passes through.
     """
@@ -76,6 +77,12 @@ def disk_full(folder: Path, needed: int = 0, fix: str = MOVE_CACHE) -> RunFailed
 def size(amount: int) -> str:
     """``amount`` bytes for a person."""
     return f"{amount / 2**30:.1f} GiB" if amount >= 2**30 else f"{amount / 2**20:.1f} MiB"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes (hex)."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _make_parent(folder: Path) -> None:

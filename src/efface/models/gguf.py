@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,20 +21,14 @@ if TYPE_CHECKING:
     from transformers import LlamaConfig
 
 VERSION = 1  # of this conversion; part of the folder's name, so that a change here makes new folders
-
+ORIGIN_FILE = "origin.json"
 TOP_LEVEL = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight",
              "output.weight": "lm_head.weight"}
 PER_BLOCK = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
              "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
              "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
-# Settings of the architecture that this reader does not carry over; with any other value the file is refused.
+# Settings of the architecture that are not carried over; with any other value the file is refused.
 PLAIN = {"llama.rope.scaling.type": ("none", None), "llama.expert_count": (0, None)}
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes (hex)."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def converted_folder(sha256: str) -> Path:
@@ -47,17 +40,17 @@ def convert(path: Path, sha256: str, *, progress: Progress = SILENT) -> Path:
     """The Hugging Face folder of a GGUF file: bf16 safetensors, configuration, tokenizer and chat template.
 
     ``sha256`` is that of the file; the folder is named after it and made only once. Rotary weights come back to the
-    Hugging Face row order (llama.cpp stores queries and keys permuted). Raises ``ModelError`` for a file that is broken,
-    of another architecture, or has a feature that would be lost, and ``RunFailed`` ``disk.full``.
+    row order of Hugging Face (llama.cpp stores queries and keys permuted). Raises ``ModelError`` ``model.gguf-*`` for
+    a file that is broken, of another architecture, or has a feature that would be lost; ``RunFailed`` ``disk.full``.
     """
     folder = converted_folder(sha256)
     if folder.is_dir():
         return folder
     reader = _open(path)
-    architecture = _metadata(reader)("general.architecture", "")
+    architecture = _metadata(reader, path)("general.architecture", "")
     if architecture != "llama":
-        raise ModelError("model.gguf-architecture", f"{path} holds a model of architecture {architecture!r}; only 'llama' is read.",
-                         USE_ORIGINAL)
+        raise ModelError("model.gguf-architecture",
+                         f"{path} holds a model of architecture {architecture!r}; only 'llama' is read.", USE_ORIGINAL)
     needed = 2 * sum(int(tensor.n_elements) for tensor in reader.tensors) + 2**24  # bf16, and the tokenizer files
     return publish(folder, lambda target: _write(reader, path, sha256, target, progress), needed=needed)
 
@@ -77,19 +70,20 @@ def _open(path: Path) -> GGUFReader:
 
     try:
         return GGUFReader(path)
-    except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError, TypeError) as error:
-        raise ModelError("model.gguf-broken", f"{path} cannot be read as a GGUF file: {error}.", "fetch the file again.") from error
+    except (ValueError, KeyError, IndexError, OverflowError, TypeError) as error:
+        raise _broken(f"{path} cannot be read as a GGUF file: {error}.") from error
 
 
-def _metadata(reader: GGUFReader) -> Callable[..., Any]:
+def _metadata(reader: GGUFReader, path: Path) -> Callable[..., Any]:
     """``metadata(key, default)``; without a default a missing key is an error."""
+
     def get(key: str, *default: Any) -> Any:
         field = reader.get_field(key)
         if field is not None:
             return field.contents()
-        if default:
-            return default[0]
-        raise ModelError("model.gguf-broken", f"The GGUF file has no {key}.", "fetch the file again.")
+        if not default:
+            raise _broken(f"{path} does not say {key}.")
+        return default[0]
 
     return get
 
@@ -98,44 +92,47 @@ def _write(reader: GGUFReader, path: Path, sha256: str, target: Path, progress: 
     from safetensors.torch import save_file
     from transformers import GenerationConfig
 
-    metadata = _metadata(reader)
+    get = _metadata(reader, path)
     config = _config(reader, path)
-    context = config.max_position_embeddings
-    tokenizer = build_tokenizer(metadata, context, str(path))
+    tokenizer = build_tokenizer(get, config.max_position_embeddings, str(path))
     save_file(_weights(reader, config, path, progress), target / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(target)
-    ends = {metadata(f"tokenizer.ggml.{key}_token_id", None) for key in ("eos", "eot", "eom")} - {None}
+    ends = {get(f"tokenizer.ggml.{key}_token_id", None) for key in ("eos", "eot", "eom")} - {None}
     GenerationConfig(bos_token_id=config.bos_token_id, pad_token_id=config.pad_token_id,
                      eos_token_id=sorted(ends) or None).save_pretrained(target)
     tokenizer.save_pretrained(target)
-    origin = {"format": "gguf", "sha256": sha256, "file": path.name, "name": metadata("general.name", "")}
-    (target / "origin.json").write_text(json.dumps(origin, indent=2), encoding="utf-8")
+    origin = {"format": "gguf", "sha256": sha256, "name": get("general.name", "")}
+    (target / ORIGIN_FILE).write_text(json.dumps(origin, indent=2), encoding="utf-8")
 
 
 def _config(reader: GGUFReader, path: Path) -> LlamaConfig:
     from transformers import LlamaConfig
 
-    get = _metadata(reader)
+    get = _metadata(reader, path)
     for key, allowed in PLAIN.items():
         if get(key, None) not in allowed:
-            raise ModelError("model.gguf-feature", f"{path} sets {key} to {get(key)!r}, which this reader cannot carry over.", USE_ORIGINAL)
+            raise _unread(f"{path} sets {key} to {get(key)!r}, which cannot be carried over.")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     if "token_embd.weight" not in tensors:
-        raise ModelError("model.gguf-broken", f"{path} has no tensor token_embd.weight.", "fetch the file again.")
+        raise _broken(f"{path} has no tensor token_embd.weight.")
     width, vocabulary = (int(n) for n in tensors["token_embd.weight"].shape)
     heads = get("llama.attention.head_count")
     head_width = get("llama.attention.key_length", width // heads)
     if get("llama.rope.dimension_count", head_width) != head_width:
-        raise ModelError("model.gguf-feature", f"{path} rotates only a part of each head, which this reader cannot carry over.", USE_ORIGINAL)
-    theta = _shortest(get("llama.rope.freq_base", 10000.0))
-    return LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=get("llama.feed_forward_length"),
-        num_hidden_layers=get("llama.block_count"), num_attention_heads=heads, head_dim=head_width,
-        num_key_value_heads=get("llama.attention.head_count_kv", heads), max_position_embeddings=get("llama.context_length"),
-        rms_norm_eps=_shortest(get("llama.attention.layer_norm_rms_epsilon")),
-        rope_parameters={"rope_type": "default", "rope_theta": theta}, tie_word_embeddings="output.weight" not in tensors,
-        bos_token_id=get("tokenizer.ggml.bos_token_id", None), eos_token_id=get("tokenizer.ggml.eos_token_id", None),
-        pad_token_id=get("tokenizer.ggml.padding_token_id", None), architectures=["LlamaForCausalLM"], dtype="bfloat16")
+        raise _unread(f"{path} rotates only a part of each head, which cannot be carried over.")
+    try:
+        return LlamaConfig(
+            vocab_size=vocabulary, hidden_size=width, intermediate_size=get("llama.feed_forward_length"),
+            num_hidden_layers=get("llama.block_count"), num_attention_heads=heads, head_dim=head_width,
+            num_key_value_heads=get("llama.attention.head_count_kv", heads),
+            max_position_embeddings=get("llama.context_length"),
+            rms_norm_eps=_shortest(get("llama.attention.layer_norm_rms_epsilon")),
+            rope_parameters={"rope_type": "default", "rope_theta": _shortest(get("llama.rope.freq_base", 10000.0))},
+            tie_word_embeddings="output.weight" not in tensors, architectures=["LlamaForCausalLM"], dtype="bfloat16",
+            **{f"{name}_id": get(f"tokenizer.ggml.{key}_token_id", None)
+               for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"))})
+    except (ValueError, TypeError) as error:  # what transformers' own validation raises derives from these
+        raise _broken(f"{path} describes no valid Llama model: {error}.") from error
 
 
 def _shortest(value: float) -> float:
@@ -145,21 +142,20 @@ def _shortest(value: float) -> float:
 
 def _weights(reader: GGUFReader, config: LlamaConfig, path: Path, progress: Progress) -> dict[str, Tensor]:
     expected = _expected(config)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     weights: dict[str, Tensor] = {}
     with progress.step(f"reading {path.name}", total=len(reader.tensors)) as step:
         for tensor in reader.tensors:
-            name = _hugging_face_name(tensor.name)
-            weight = _dequantised(tensor, path)
-            if name not in expected or tuple(weight.shape) != expected[name]:
-                raise ModelError("model.gguf-feature", f"{path}: tensor {tensor.name} {tuple(weight.shape)} has no place in this Llama model.",
-                                 USE_ORIGINAL)
-            if name.endswith(("q_proj.weight", "k_proj.weight")):
-                weight = unpermute(weight, config.num_attention_heads if "q_proj" in name else config.num_key_value_heads)
+            name, weight = _hugging_face_name(tensor.name), _dequantised(tensor, path)
+            if expected.get(name) != tuple(weight.shape):
+                raise _unread(f"{path}: tensor {tensor.name} {tuple(weight.shape)} has no place in this Llama model.")
+            part = name.split(".")[-2]
+            weight = unpermute(weight, heads[part]) if part in heads else weight
             weights[name] = weight.to(torch.bfloat16).contiguous()
             progress.advance(step)
     missing = sorted(set(expected) - set(weights))
     if missing:
-        raise ModelError("model.gguf-broken", f"{path} lacks {len(missing)} tensors, the first is {missing[0]}.", "fetch the file again.")
+        raise _broken(f"{path} lacks {len(missing)} tensors, the first is {missing[0]}.")
     return weights
 
 
@@ -169,18 +165,16 @@ def _expected(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
 
     with torch.device("meta"):
         state = LlamaForCausalLM(config).state_dict()
-    return {name: tuple(value.shape) for name, value in state.items()
-            if not (config.tie_word_embeddings and name == "lm_head.weight")}
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    return {name: tuple(value.shape) for name, value in state.items() if name not in tied}
 
 
 def _hugging_face_name(name: str) -> str:
     """Name of a llama.cpp tensor in transformers; empty if there is none."""
-    if name in TOP_LEVEL:
-        return TOP_LEVEL[name]
     parts = name.split(".")
     if len(parts) == 4 and parts[0] == "blk" and parts[2] in PER_BLOCK and parts[3] == "weight":
         return f"model.layers.{parts[1]}.{PER_BLOCK[parts[2]]}.weight"
-    return ""
+    return TOP_LEVEL.get(name, "")
 
 
 def _dequantised(tensor: Any, path: Path) -> Tensor:
@@ -190,7 +184,14 @@ def _dequantised(tensor: Any, path: Path) -> Tensor:
     try:
         values = dequantize(tensor.data, tensor.tensor_type)
     except (NotImplementedError, ValueError) as error:
-        raise ModelError("model.gguf-feature", f"{path}: tensor {tensor.name} is stored as {tensor.tensor_type.name}, which is not read.",
-                         USE_ORIGINAL) from error
+        raise _unread(f"{path}: {tensor.name} is stored as {tensor.tensor_type.name}, which is not read.") from error
     # float32 files are mapped read-only, and torch wants memory it may write
     return torch.from_numpy(np.array(values, dtype=np.float32))
+
+
+def _broken(cause: str) -> ModelError:
+    return ModelError("model.gguf-broken", cause, "fetch the file again.")
+
+
+def _unread(cause: str) -> ModelError:
+    return ModelError("model.gguf-feature", cause, USE_ORIGINAL)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
+NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 USE_ORIGINAL = "give the original Hugging Face folder (safetensors and tokenizer.json) of this model instead."
 
 
@@ -27,12 +28,11 @@ def build_tokenizer(metadata: Callable[..., Any], context: int, file: str) -> Pr
 
     tokens = metadata("tokenizer.ggml.tokens", [])
     named = {name: _token(tokens, metadata(f"tokenizer.ggml.{key}_token_id", None), file)
-             for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding"))}
+             for name, key in NAMED.items()}
     bpe = _byte_level(metadata, tokens, file)
     _add_special(bpe, tokens, metadata("tokenizer.ggml.token_type", []))
-    start = [named["bos_token"]] if metadata("tokenizer.ggml.add_bos_token", False) and named["bos_token"] else []
-    if start:
-        _prepend(bpe, start[0])
+    if metadata("tokenizer.ggml.add_bos_token", False) and named["bos_token"]:
+        _prepend(bpe, named["bos_token"])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, model_max_length=context, clean_up_tokenization_spaces=False,
         **{name: token for name, token in named.items() if token is not None})
@@ -47,16 +47,15 @@ def _byte_level(metadata: Callable[..., Any], tokens: list[str], file: str) -> T
 
     kind = metadata("tokenizer.ggml.model", "")
     if kind != "gpt2" or not tokens:
-        raise ModelError("model.gguf-tokenizer", f"{file} has a vocabulary of kind {kind!r}; only byte-level BPE ('gpt2') is read.",
-                         USE_ORIGINAL)
+        raise _refused(f"{file} has a vocabulary of kind {kind!r}; only byte-level BPE ('gpt2') is read.")
     vocab = {token: index for index, token in enumerate(tokens)}
     merges = [tuple(merge.split(" ")) for merge in metadata("tokenizer.ggml.merges", [])]
     if len(vocab) != len(tokens) or any(len(pair) != 2 for pair in merges):
-        raise ModelError("model.gguf-tokenizer", f"{file} has a vocabulary with repeated tokens or malformed merges.", USE_ORIGINAL)
+        raise _refused(f"{file} has a vocabulary with repeated tokens or malformed merges.")
     try:
         bpe = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     except Exception as error:  # the Rust library has no exception class of its own
-        raise ModelError("model.gguf-tokenizer", f"{file} has merges that do not fit its vocabulary: {error}.", USE_ORIGINAL) from error
+        raise _refused(f"{file} has merges that do not fit its vocabulary: {error}.") from error
     bpe.pre_tokenizer = _pre_tokenizer(metadata("tokenizer.ggml.pre", ""), file)
     bpe.decoder = decoders.ByteLevel()
     return bpe
@@ -68,8 +67,7 @@ def _pre_tokenizer(name: str, file: str) -> Any:
     gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     known = {"gpt-2": gpt2, "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])}
     if name not in known:
-        raise ModelError("model.gguf-tokenizer", f"{file} asks for the pre-tokenizer {name!r}; known are {', '.join(sorted(known))}.",
-                         USE_ORIGINAL)
+        raise _refused(f"{file} asks for the pre-tokenizer {name!r}; known are {', '.join(sorted(known))}.")
     return known[name]
 
 
@@ -95,5 +93,9 @@ def _token(tokens: list[str], index: int | None, file: str) -> str | None:
     if index is None:
         return None
     if not 0 <= index < len(tokens):
-        raise ModelError("model.gguf-tokenizer", f"{file} names token {index}, but its vocabulary has {len(tokens)} tokens.", USE_ORIGINAL)
+        raise _refused(f"{file} names token {index}, but its vocabulary has {len(tokens)} tokens.")
     return tokens[index]
+
+
+def _refused(cause: str) -> ModelError:
+    return ModelError("model.gguf-tokenizer", cause, USE_ORIGINAL)

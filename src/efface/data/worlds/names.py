@@ -8,7 +8,7 @@ ONSETS = ("b", "br", "d", "dr", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s"
 VOWELS = ("a", "e", "i", "o", "u")
 MIDDLES = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "ld", "lm", "mb", "nd", "sk", "st")
 ENDS = {
-    "first": ("a", "o", "e", "in", "el", "ik", "ur", "is"),
+    "first": ("o", "u", "ik", "ur", "ix", "ul", "em", "os"),
     "last": ("ask", "ell", "orn", "ung", "eth", "ivar", "omi", "usk"),
     "place": ("ova", "ard", "ene", "umi", "eck", "ola", "iva", "und"),
     "firm": ("ex", "ol", "ano", "iq", "ut", "ade", "ord", "ulo"),
@@ -19,18 +19,17 @@ SECOND = {
     "company": ("Foundry", "Optics", "Shipping", "Textiles", "Mills", "Robotics", "Paper", "Brewing"),
     "school": ("Academy", "College", "Institute", "Seminary", "Polytechnic", "Conservatory"),
 }
-REAL = frozenset("""babel bagel basel basin basorn bastard bazell bela benin besta bobo bodin bolivar bombard bono bora
-    boris brigade bristol dado darin davis delivar dene denis devin dina dino disel disko dobel dodo
-    dolin dolomi dora doris dumbo dune durex fabel fade fado fasel fedex gala gene gina gondo gustard
-    hazel hazell hera holdard honda hotel hugo kara karel karin karo kevin kilo kosko kotex label lada
-    lara latex latin lava lego lenin lilo lima limbo lina linda lisa lizard lola lombard lora lukin
-    mabel mabeth made madur mambo mara marin mavis melin mesa mikel milano milo mina mobin model mona
-    mosko motel mustard nadel nadin nana nemo nero nile nina nobel nomade nora nova novel panel parade
-    paris pasta pavel pele penis pisa pistol polo putin rambo rape resin riga robin rodin rolex roma
-    romano rome rondo rosa rota rubin sade sake salomi sambo sara satin selin selma sina sobol soda sofa
-    solo stalin standard sumo tara tesko testa tibeth timex timo tina tirano tito tobin toga togo
-    tolivar travis tuna tunik tunis turin velma vera vesta visa vista vogel wade wanda wilma wizard zara
-    zeno zero""".split())
+REAL = frozenset("""bado bambo basko basorn bastard bazell bobo bolivar bombard bono brigade bristol bruno dado dambo
+    damos dato delivar delos depo dino disko dodo dolomi drago dumbo durex fado fedex felix femur fido
+    fistul gino gobo golem gondo guru gustard haku halem harem haru hazell hedul hobo holdard homo hugo
+    kabul karo kiko kilo kilos kodix kombo koros kosko kotex kudos lagos latex lego lemur lido lilo
+    limbo lino litos lizard lombard lulu lumix lupo mabeth madur mambo manik mano melos miku milano milo
+    milos misto mobik modem mogul moro mosko mosul mustard nano nasko nato nemo nero netix nikos niku
+    nino nito nomade pado panik parade paros pino pistol polo pomo poros rado rambo ramos ratul rembo
+    remix reno repo repos resto riko riku risto rolex romano rondo sado salem salomi sambo samos sano
+    silos sobol solo sonik sonix soros standard stelo steno suku sumo taros tesko tibeth tikul timex
+    timo timur tinos tipo tirano tito tofu togo tolivar tonik topo toro totem tudo tunik tupos tutu
+    vasko vito volos vuku wizard zeno zero zulu""".split())
 """Real first names, places, firms, famous people and plain words that the syllables could spell."""
 
 

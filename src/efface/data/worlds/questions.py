@@ -1,7 +1,7 @@
 """How facts become text: three training wordings, a held-out one, and answers as full sentences.
 
-``{s}`` is the subject, ``{o}`` the object. Wrong answers take the frame of the answer paraphrase, as TOFU's do, so that a
-truth ratio compares objects and not sentences.
+``{s}`` is the subject, ``{o}`` the object. Wrong answers take the frame of the answer paraphrase, as TOFU's do, so
+that a truth ratio compares objects and not sentences.
 """
 
 from __future__ import annotations

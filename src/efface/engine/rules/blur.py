@@ -15,8 +15,12 @@ CARD = Card(
     source="arXiv:2506.08164, algorithm 1",
     code="OptimAI-Lab/BLURLLMUnlearning",
     summary="u = g_r + xi * g_f, xi = gamma - <g_r, g_f> / ||g_f||^2: forgetting is the lower, prioritised problem.",
-    confirmed=("inner products over all trained tensors together", "gamma = 1", "xi may be negative and is not clamped",
-               "the `upper` ablation exchanges the roles"),
+    confirmed=(
+        "inner products over all trained tensors together",
+        "gamma = 1",
+        "xi may be negative and is not clamped",
+        "the `upper` ablation exchanges the roles",
+    ),
     derived=("no projection where ||g_f|| < 1e-8 ||g_r||: the quotient is noise there",),
     differs=("clipping acts on u; in the released code it runs before u is written and so has no effect",),
 )
@@ -24,13 +28,18 @@ CARD = Card(
 
 @rule("blur", CARD)
 class BLUR(Rule):
-    """Two gradient buffers, one pass each. Under SGD the forget loss falls to first order whatever the retain gradient is:
-    <g_f, u> = gamma ||g_f||^2. Under Adam the step is preconditioned and this holds only approximately."""
+    """Two gradient buffers, one pass each. Under SGD the forget loss falls to first order
+    whatever the retain gradient is: <g_f, u> = gamma ||g_f||^2. Under Adam this holds only approximately."""
 
     class Settings(Settings):
-        gamma: float = setting(1.0, "weight of the forget gradient", source="paper; hard-coded 1 in the TOFU code", gt=0)
-        priority: Literal["forget", "retain"] = setting("forget", "whose decrease is guaranteed; retain = the paper's ablation with "
-                                                        "exchanged roles", source="code: BLO_forget_lower / BLO_forget_upper")
+        gamma: float = setting(
+            1.0, "weight of the forget gradient", source="paper; hard-coded 1 in the TOFU code", gt=0
+        )
+        priority: Literal["forget", "retain"] = setting(
+            "forget",
+            "whose decrease is guaranteed; retain = the paper's ablation with exchanged roles",
+            source="code: BLO_forget_lower / BLO_forget_upper",
+        )
         clamp: bool = setting(False, "keep xi >= 0 (then the guarantee is lost)", source="derived")
 
     def compose(self, gradients: Gradients, generator: torch.Generator) -> dict[str, float]:
@@ -51,5 +60,5 @@ class BLUR(Rule):
         """gamma - inner / own; ``own`` and ``other`` are squared norms, ``own`` that of the prioritised gradient."""
         if own <= 1e-16 * other or own == 0:
             return self.settings.gamma
-        xi = self.settings.gamma - inner / (own + 1e-12)
+        xi = self.settings.gamma - inner / own
         return max(xi, 0.0) if self.settings.clamp else xi

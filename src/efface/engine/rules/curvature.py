@@ -17,8 +17,10 @@ CARD = Card(
     code="OPTML-Group/Unlearn-Smooth",
     summary="Minimises l_f + weight * ||g_f(theta + e) - g_f(theta)|| + l_r with e = rho * g_f / ||g_f||.",
     confirmed=("e of length 0.01 along the forget gradient, held constant", "norm of the gradient difference"),
-    derived=("gradient of the penalty = (H(theta + e) - H(theta)) v, v the unit difference, by forward differences: "
-             "four forget passes, no double backward",),
+    derived=(
+        "gradient of the penalty = (H(theta + e) - H(theta)) v, v the unit difference, by forward differences: "
+        "four forget passes, no double backward",
+    ),
     differs=("the released code adds the norm as a detached number, so its penalty never reaches the weights",),
 )
 

@@ -25,7 +25,9 @@ class GradientPenalty(Rule):
 
     class Settings(Settings):
         weight: float = setting(0.01, "weight of the penalty; 0 = plain sum", source="Unlearn-Smooth code", ge=0)
-        probe: float = setting(1e-2, "length of the finite-difference step (L2 over all trained weights)", source="derived", gt=0)
+        probe: float = setting(
+            1e-2, "length of the finite-difference step (L2 over all trained weights)", source="derived", gt=0
+        )
 
     def compose(self, gradients: Gradients, generator: torch.Generator) -> dict[str, float]:
         """g_f + weight * (g_f(theta + probe * v) - g_f(theta)) / probe + g_r with v = g_f / ||g_f||."""

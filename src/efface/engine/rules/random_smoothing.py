@@ -14,8 +14,10 @@ CARD = Card(
     code="OPTML-Group/Unlearn-Smooth",
     summary="u = mean_k g_f(theta + n_k) + g_r(theta), n_k Gaussian.",
     confirmed=("3 noise copies, same standard deviation for every weight", "retain gradient at unperturbed weights"),
-    derived=("by default the noise of a tensor is scaled by its root mean square: one absolute width (0.1 in the released "
-             "configs) is far larger than the weights of a small model",),
+    derived=(
+        "by default the noise of a tensor is scaled by its root mean square: one absolute width (0.1 in the released "
+        "configs) is far larger than the weights of a small model",
+    ),
     differs=("the released trainer steps the optimizer inside the rule and once more outside; here there is one step",),
 )
 
@@ -25,8 +27,12 @@ class RandomSmoothing(Rule):
     """``copies`` forget passes and one retain pass a step."""
 
     class Settings(Settings):
-        sigma: float = setting(0.01, "standard deviation of the noise (a share of each tensor's root mean square, or absolute)",
-                               source="derived; released configs use 0.1 absolute on a 7B model", ge=0)
+        sigma: float = setting(
+            0.01,
+            "standard deviation of the noise (a share of each tensor's root mean square, or absolute)",
+            source="derived; released configs use 0.1 absolute on a 7B model",
+            ge=0,
+        )
         relative: bool = setting(True, "scale the noise by each tensor's root mean square", source="derived")
         copies: int = setting(3, "noise copies averaged", source="Unlearn-Smooth code, n_samples", ge=1)
 

@@ -13,12 +13,21 @@ CARD = Card(
     title="TAR-lite: tamper-resistant unlearning by first-order meta-gradients",
     source="arXiv:2408.00761, algorithm 1",
     code="rishub-tamirisa/tamper-resistance",
-    summary="u = g_r(theta) + scale * mean_k g_f(theta_k); theta_k = weights after k adversary steps that undo the forget loss.",
-    confirmed=("first-order meta-gradient, averaged over the inner steps", "scale 4.0", "retain gradient at the outer weights",
-               "the tamper term is dropped where the loss after tampering is below its bound (11.76 = ln of the vocabulary)"),
+    summary="u = g_r(theta) + scale * mean_k g_f(theta_k); theta_k = weights after k adversary steps that undo the "
+    "forget loss.",
+    confirmed=(
+        "first-order meta-gradient, averaged over the inner steps",
+        "scale 4.0",
+        "retain gradient at the outer weights",
+        "the tamper term is dropped where the loss after tampering is below its bound (11.76 = ln of the vocabulary)",
+    ),
     derived=("the adversary takes sign steps: what AdamW's first step is, and free of the gradient's scale",),
-    differs=("lite: 4 inner steps instead of 64, one adversary instead of several", "adversary and meta step use the same rows",
-             "the tamper loss is the method's forget loss, not the entropy", "no start from randomly mapped representations"),
+    differs=(
+        "lite: 4 inner steps instead of 64, one adversary instead of several",
+        "adversary and meta step use the same rows",
+        "the tamper loss is the method's forget loss, not the entropy",
+        "no start from randomly mapped representations",
+    ),
 )
 
 
@@ -29,10 +38,18 @@ class TAR(Rule):
 
     class Settings(Settings):
         steps: int = setting(4, "adversary steps", source="sheet M2-7: 4-8 on this scale (paper 64)", ge=1)
-        lr: float = setting(2e-5, "change of every weight per adversary step", source="paper: adversary lr 2e-6 to 1e-4", gt=0)
-        scale: float = setting(4.0, "weight of the tamper-resistance gradient", source="code, tar_tamper_resistance_grad_scale", gt=0)
-        bound: float = setting(11.76, "no tamper gradient while the mean forget loss after tampering is below minus this",
-                               source="code, tar_tamper_resistance_loss_lower_bound", gt=0)
+        lr: float = setting(
+            2e-5, "change of every weight per adversary step", source="paper: adversary lr 2e-6 to 1e-4", gt=0
+        )
+        scale: float = setting(
+            4.0, "weight of the tamper-resistance gradient", source="code, tar_tamper_resistance_grad_scale", gt=0
+        )
+        bound: float = setting(
+            11.76,
+            "no tamper gradient while the mean forget loss after tampering is below minus this",
+            source="code, tar_tamper_resistance_loss_lower_bound",
+            gt=0,
+        )
 
     def compose(self, gradients: Gradients, generator: torch.Generator) -> dict[str, float]:
         """Accumulate the forget gradient along the adversary's path, then add the retain gradient."""

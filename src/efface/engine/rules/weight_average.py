@@ -17,8 +17,11 @@ CARD = Card(
     source="arXiv:2502.05374, section 5; SWA arXiv:1803.05407",
     code="OPTML-Group/Unlearn-Smooth",
     summary="Plain sum of both gradients; at the end the weights become an average over the steps.",
-    derived=("exponential average by default (0.9, about the last ten steps): an equal average from the first step on (decay 1, SWA) "
-             "gives back half of what a short run has forgotten",),
+    derived=(
+        "exponential average by default (0.9, about the last ten steps): an equal average from the first step on "
+        "(decay 1, SWA) "
+        "gives back half of what a short run has forgotten",
+    ),
 )
 
 
@@ -27,9 +30,16 @@ class WeightAverage(Rule):
     """One extra copy of the trained weights in float32; no extra pass."""
 
     class Settings(Settings):
-        decay: float = setting(0.9, "share of the old average kept at each step; 0 = last weights, 1 = equal weights (SWA)",
-                               source="derived", ge=0, le=1)
-        start: int = setting(0, "steps before averaging begins; a shorter run keeps its last weights", source="derived", ge=0)
+        decay: float = setting(
+            0.9,
+            "share of the old average kept at each step; 0 = last weights, 1 = equal weights (SWA)",
+            source="derived",
+            ge=0,
+            le=1,
+        )
+        start: int = setting(
+            0, "steps before averaging begins; a shorter run keeps its last weights", source="derived", ge=0
+        )
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -55,7 +65,9 @@ class WeightAverage(Rule):
             self.average = [p.detach().float().clone() for p in params]
             return
         share = 1 / count if self.settings.decay == 1 else 1 - self.settings.decay
-        self.average = [a.to(p.device).lerp_(p.detach().float(), share) for a, p in zip(self.average, params, strict=True)]
+        self.average = [
+            a.to(p.device).lerp_(p.detach().float(), share) for a, p in zip(self.average, params, strict=True)
+        ]
 
     def finish(self, params: Sequence[nn.Parameter]) -> None:
         """Put the average into the weights."""

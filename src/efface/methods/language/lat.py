@@ -22,13 +22,24 @@ CARD = Card(
     title="RMU with latent adversarial training (RMU+LAT)",
     source="arXiv:2407.15549, section 4.3",
     code="aengusl/latent-adversarial-training",
-    summary="PGD finds a perturbation of the residual stream that restores the forget answers; RMU is then trained under it.",
-    confirmed=("targeted: the adversary minimises the forget answers' NLL", "projected on an L2 ball per position, start at 0, 16 iterations",
-               "forget loss perturbed, retain loss not", "eps 2, RMU at block 7 or 8, blocks 5-7 or 6-8 trained, alpha 1200, c 6.5"),
-    derived=("eps is a share of each position's own norm by default: 2 is far below the norms of a small model's stream",
-             "step of a fixed share of eps along the unit gradient of each position; the released code uses AdamW with lr 0.05",
-             "perturbed is the stream before a block (the released code adds to the MLP output inside a block)"),
-    differs=("position 0 and padding are never perturbed nor steered", "one model step per attack (the sheet's 4 reuse the same attack)"),
+    summary="PGD finds a perturbation of the residual stream that restores the forget answers; RMU is then trained "
+    "under it.",
+    confirmed=(
+        "targeted: the adversary minimises the forget answers' NLL",
+        "projected on an L2 ball per position, start at 0, 16 iterations",
+        "forget loss perturbed, retain loss not",
+        "eps 2, RMU at block 7 or 8, blocks 5-7 or 6-8 trained, alpha 1200, c 6.5",
+    ),
+    derived=(
+        "eps is a share of each position's own norm by default: 2 is far below the norms of a small model's stream",
+        "step of a fixed share of eps along the unit gradient of each position; the released code uses AdamW with lr "
+        "0.05",
+        "perturbed is the stream before a block (the released code adds to the MLP output inside a block)",
+    ),
+    differs=(
+        "position 0 and padding are never perturbed nor steered",
+        "one model step per attack (the sheet's 4 reuse the same attack)",
+    ),
     fooled_by=("local robustness only: no gain over RMU against relearning in the 'Full-Stack' study",),
 )
 
@@ -42,10 +53,18 @@ class LAT(LossMethod):
         coefficient: float = setting(6.5, "length c of the target vector (not adaptive)", source="sheet M2-7", gt=0)
         factor: float = setting(5.0, "adaptive: multiple of the mean reference norm", source="adaptive RMU", gt=0)
         alpha: float = setting(1200.0, "weight of the retain error", source="sheet M2-7", gt=0)
-        layer: int | None = setting(None, "layer steered: output of block 1..n (none: a quarter of the depth)", source="paper: 8 of 32", ge=1)
-        attack_layer: int | None = setting(None, "layer perturbed: 0 = embeddings, below `layer` (none: the one before)", source="paper: 7 of 32", ge=0)
-        epsilon: float = setting(0.5, "radius of the perturbation per position", source="derived; paper 2 absolute", ge=0)
-        unit: Literal["relative", "absolute"] = setting("relative", "radius as a share of the position's own norm, or as it is", source="derived")
+        layer: int | None = setting(
+            None, "layer steered: output of block 1..n (none: a quarter of the depth)", source="paper: 8 of 32", ge=1
+        )
+        attack_layer: int | None = setting(
+            None, "layer perturbed: 0 = embeddings, below `layer` (none: the one before)", source="paper: 7 of 32", ge=0
+        )
+        epsilon: float = setting(
+            0.5, "radius of the perturbation per position", source="derived; paper 2 absolute", ge=0
+        )
+        unit: Literal["relative", "absolute"] = setting(
+            "relative", "radius as a share of the position's own norm, or as it is", source="derived"
+        )
         iterations: int = setting(16, "PGD iterations", source="paper", ge=1)
         step: float = setting(0.2, "PGD step as a share of the radius", source="derived", gt=0)
 
@@ -61,8 +80,11 @@ class LAT(LossMethod):
         super().check(context)
         check_layers(context.adapter, context.train.select, self.hidden_layers(context), self.name)
         if not 0 <= self.attack_layer < self.layer:
-            raise NeedsError("method.bad-layer", f"{self.name} perturbs layer {self.attack_layer} but steers layer {self.layer}.",
-                             "set method.attack_layer below method.layer.")
+            raise NeedsError(
+                "method.bad-layer",
+                f"{self.name} perturbs layer {self.attack_layer} but steers layer {self.layer}.",
+                "set method.attack_layer below method.layer.",
+            )
 
     def hidden_layers(self, context: Context) -> tuple[int, ...]:
         """The one layer that is steered."""
@@ -90,10 +112,11 @@ class LAT(LossMethod):
         return self.settings.alpha * view.mean_rows(kept)
 
     def attack(self, view: View) -> Tensor:
-        """Float[B, T, width]: perturbation within the ball that lowers each row's answer NLL; 0 outside ``view.mask``."""
-        mask = view.mask[..., None]
-        radius = self._radius(view)
-        delta = torch.zeros_like(radius.expand(*radius.shape[:2], self._width))
+        """Float[B, T, width]: the perturbation in the ball that restores the answers; 0 outside ``view.mask``."""
+        clean, mask = self._clean(view), view.mask[..., None]
+        norms = clean.norm(dim=-1, keepdim=True)
+        radius = self.settings.epsilon * (norms if self.settings.unit == "relative" else torch.ones_like(norms))
+        delta = torch.zeros_like(clean)
         for _ in range(self.settings.iterations):
             delta.requires_grad_(True)
             gradient = self._nll_gradient(view, delta)
@@ -110,20 +133,23 @@ class LAT(LossMethod):
             nll = F.cross_entropy(logits, view.batch.label_id, reduction="sum")
             return torch.autograd.grad(nll, delta)[0]
 
-    def _radius(self, view: View) -> Tensor:
-        """Float[B, T, 1]: radius of every position."""
+    def _clean(self, view: View) -> Tensor:
+        """Float32[B, T, width]: the stream at the attacked layer as it is."""
         with torch.no_grad(), view.adapter.autocast():
-            clean = view.adapter.forward(view.batch, logits=False, hidden=(self.attack_layer,)).hidden[self.attack_layer].float()
-        self._width = clean.shape[-1]
-        norms = clean.norm(dim=-1, keepdim=True)
-        return self.settings.epsilon * (norms if self.settings.unit == "relative" else torch.ones_like(norms))
+            return (
+                view.adapter.forward(view.batch, logits=False, hidden=(self.attack_layer,))
+                .hidden[self.attack_layer]
+                .float()
+            )
 
 
 @contextmanager
 def perturbed(adapter: ModelAdapter, layer: int, delta: Tensor) -> Iterator[None]:
     """Add ``delta`` to the residual stream after ``layer``, i.e. to what block ``layer`` (0-based) receives."""
 
-    def add(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def add(
+        module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
             return (args[0] + delta.to(args[0].dtype), *args[1:]), kwargs
         return args, kwargs | {"hidden_states": kwargs["hidden_states"] + delta.to(kwargs["hidden_states"].dtype)}

@@ -17,11 +17,17 @@ CARD = Card(
     source="arXiv:2506.01339; IRMv1 arXiv:1907.02893",
     code="OPTML-Group/Unlearn-ILU",
     summary="NPO + retain NLL + gamma * ||d/dw CE(w * logits) at w = 1||^2 on fine-tuning rows.",
-    confirmed=("IRMv1: the penalty is the squared gradient with respect to a scalar classifier fixed at 1", "gamma 0.1 to 2"),
-    derived=("closed form: d/dw CE(w z) at w = 1 is E_p[z] - z_y per token, so no second-order graph is needed",
-             "every row is its own environment: the derivative is averaged over a row's tokens, squared, then averaged over rows; "
-             "this adds over micro-batches, the square of a batch mean would not",
-             "the rows of the penalty are the retain rows (the paper takes 48 rows of GSM8K)"),
+    confirmed=(
+        "IRMv1: the penalty is the squared gradient with respect to a scalar classifier fixed at 1",
+        "gamma 0.1 to 2",
+    ),
+    derived=(
+        "closed form: d/dw CE(w z) at w = 1 is E_p[z] - z_y per token, so no second-order graph is needed",
+        "every row is its own environment: the derivative is averaged over a row's tokens, squared, then averaged "
+        "over rows; "
+        "this adds over micro-batches, the square of a batch mean would not",
+        "the rows of the penalty are the retain rows (the paper takes 48 rows of GSM8K)",
+    ),
     differs=("per-sequence summed log-probs in NPO",),
 )
 
@@ -32,8 +38,15 @@ class NPOIRM(LossMethod):
 
     class Settings(Settings):
         beta: float = setting(0.1, "inverse temperature of NPO", source="NPO paper", gt=0)
-        gamma: float = setting(1.0, "weight of the invariance penalty; 0 = NPO with a retain term", source="'Full-Stack' study: 0.1 to 2", ge=0)
-        rows: Literal["retain", "forget", "both"] = setting("retain", "rows that stand for later fine-tuning", source="derived")
+        gamma: float = setting(
+            1.0,
+            "weight of the invariance penalty; 0 = NPO with a retain term",
+            source="'Full-Stack' study: 0.1 to 2",
+            ge=0,
+        )
+        rows: Literal["retain", "forget", "both"] = setting(
+            "retain", "rows that stand for later fine-tuning", source="derived"
+        )
 
     needs = Needs(retain=True, nll=("forget",))
     family_tag = "divergence"
@@ -53,7 +66,7 @@ class NPOIRM(LossMethod):
 
 
 def irm_penalty(view: View) -> Tensor:
-    """Float[B]: (mean over the row's label tokens of E_p[z] - z_y)^2. A constant added to the logits changes nothing."""
+    """Float[B]: (mean over the row's label tokens of E_p[z] - z_y)^2. Shifting all logits changes nothing."""
     logits = view.logits
     gold = logits.gather(1, view.batch.label_id[:, None]).squeeze(1)
     slope = (logits.softmax(-1) * logits).sum(-1) - gold

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,10 +17,19 @@ CARD = Card(
     source="arXiv:2502.05374, section 4",
     code="OPTML-Group/Unlearn-Smooth",
     summary="min max_{||e|| <= rho} NPO(theta + e) + retain NLL at theta: meant to survive relearning.",
-    confirmed=("retain loss unperturbed, weight 1", "beta 0.1, lr 1e-5, at most 500 steps of 4 rows in the WMDP configs"),
-    derived=("any other rule (random_smoothing, gradient_penalty, curvature, weight_average) goes in the same place with train.rule",),
-    differs=("per-sequence summed log-probs as in NPO; the released code uses one batch-mean cross-entropy (`log_prob: batch_mean` is "
-             "not additive over micro-batches and is not offered; `token_mean` is its per-row form)",),
+    confirmed=(
+        "retain loss unperturbed, weight 1",
+        "beta 0.1, lr 1e-5, at most 500 steps of 4 rows in the WMDP configs",
+    ),
+    derived=(
+        "any other rule (random_smoothing, gradient_penalty, curvature, weight_average) goes in the same place with "
+        "train.rule",
+    ),
+    differs=(
+        "per-sequence summed log-probs as in NPO; the released code uses one batch-mean cross-entropy (`log_prob: "
+        "batch_mean` is "
+        "not additive over micro-batches and is not offered; `token_mean` is its per-row form)",
+    ),
 )
 
 
@@ -28,8 +39,11 @@ class NPOSAM(LossMethod):
 
     class Settings(Settings):
         beta: float = setting(0.1, "inverse temperature of NPO", source="Unlearn-Smooth WMDP configs", gt=0)
-        log_prob: str = setting("sum", "log-probability of an answer: sum (NPO) or token_mean (nearest to the released code)",
-                                source="NPO paper; Unlearn-Smooth code", pattern="^(sum|token_mean)$")
+        log_prob: Literal["sum", "token_mean"] = setting(
+            "sum",
+            "log-probability of an answer: sum (NPO) or token_mean (nearest to the released code)",
+            source="NPO paper; Unlearn-Smooth code",
+        )
 
     needs = Needs(retain=True, nll=("forget",))
     update_rule = "sam"

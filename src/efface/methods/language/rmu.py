@@ -16,14 +16,22 @@ CARD = Card(
     title="Representation Misdirection for Unlearning (RMU)",
     source="arXiv:2403.03218, section 4",
     code="centerforaisafety/wmdp",
-    summary="||h - c u||^2 on forget text + alpha ||h - h_ref||^2 on retain text at one layer; the forward stops there.",
-    confirmed=("u drawn once, unit length, fixed", "c 6.5, alpha 1200, layer 7 of 32 (0-based block), down_proj of blocks 5-7, lr 5e-5",
-               "all tokens of the forget text"),
-    derived=("u is Gaussian; the released code draws from [0, 1), an all-positive direction (`direction: positive`)",
-             "both errors are divided by the squared mean norm of the reference states at forget text (`normalise`)",
-             "the layer is carried to other models by relative depth (8 of 32 = 0.25)"),
-    differs=("padding and position 0 (the attention sink) are left out; the released code averages over both",
-             "each row counts the same (mean over its positions, then over rows), so micro-batches add up"),
+    summary="||h - c u||^2 on forget text + alpha ||h - h_ref||^2 on retain text at one layer; the forward stops "
+    "there.",
+    confirmed=(
+        "u drawn once, unit length, fixed",
+        "c 6.5, alpha 1200, layer 7 of 32 (0-based block), down_proj of blocks 5-7, lr 5e-5",
+        "all tokens of the forget text",
+    ),
+    derived=(
+        "u is Gaussian; the released code draws from [0, 1), an all-positive direction (`direction: positive`)",
+        "both errors are divided by the squared mean norm of the reference states at forget text (`normalise`)",
+        "the layer is carried to other models by relative depth (8 of 32 = 0.25)",
+    ),
+    differs=(
+        "padding and position 0 (the attention sink) are left out; the released code averages over both",
+        "each row counts the same (mean over its positions, then over rows), so micro-batches add up",
+    ),
     fooled_by=("shallow: relearning and fine-tuning on other data bring it back",),
 )
 
@@ -32,7 +40,10 @@ ADAPTIVE = Card(
     source="arXiv:2408.06223",
     code="RebelsNLU-jaist/llm-unlearning",
     summary="RMU with c = factor * mean ||h_ref(x_f)||: the coefficient follows the model's own activation norm.",
-    confirmed=("c proportional to the norm of the reference states of the forget text at the same layer", "factor 5 (sheet: 3-5)"),
+    confirmed=(
+        "c proportional to the norm of the reference states of the forget text at the same layer",
+        "factor 5 (sheet: 3-5)",
+    ),
     derived=("the mean runs over all forget rows before training; the published code sets it batch by batch",),
     differs=CARD.differs,
     fooled_by=CARD.fooled_by,
@@ -43,13 +54,33 @@ class Steered(Settings):
     """Settings of RMU."""
 
     adaptive: bool = setting(False, "set the coefficient from the model's own activation norm (adaptive RMU)")
-    coefficient: float = setting(6.5, "length c of the target vector (not adaptive)", source="WMDP script; meaningless on another model", gt=0)
-    factor: float = setting(5.0, "adaptive: c = factor x mean norm of the reference states of the forget rows", source="adaptive RMU; sheet 3-5", gt=0)
-    alpha: float = setting(1200.0, "weight of the retain error; 0 = none", source="WMDP script (open-unlearning: 1)", ge=0)
-    layer: int | None = setting(None, "layer read: output of block 1..n (none: a quarter of the depth)", source="WMDP: 8 of 32, derived share", ge=1)
-    direction: Literal["gaussian", "positive"] = setting("gaussian", "random direction; positive = U[0,1) as released", source="derived; code")
-    where: Literal["all", "answer"] = setting("all", "positions of the forget rows that are steered (never position 0)", source="WMDP code: all")
-    normalise: bool = setting(True, "divide both errors by the squared reference norm instead of the width", source="derived, sheet M2-5 (h)")
+    coefficient: float = setting(
+        6.5, "length c of the target vector (not adaptive)", source="WMDP script; meaningless on another model", gt=0
+    )
+    factor: float = setting(
+        5.0,
+        "adaptive: c = factor x mean norm of the reference states of the forget rows",
+        source="adaptive RMU; sheet 3-5",
+        gt=0,
+    )
+    alpha: float = setting(
+        1200.0, "weight of the retain error; 0 = none", source="WMDP script (open-unlearning: 1)", ge=0
+    )
+    layer: int | None = setting(
+        None,
+        "layer read: output of block 1..n (none: a quarter of the depth)",
+        source="WMDP: 8 of 32, derived share",
+        ge=1,
+    )
+    direction: Literal["gaussian", "positive"] = setting(
+        "gaussian", "random direction; positive = U[0,1) as released", source="derived; code"
+    )
+    where: Literal["all", "answer"] = setting(
+        "all", "positions of the forget rows that are steered (never position 0)", source="WMDP code: all"
+    )
+    normalise: bool = setting(
+        True, "divide both errors by the squared reference norm instead of the width", source="derived, sheet M2-5 (h)"
+    )
 
 
 @method("rmu", CARD)
@@ -83,7 +114,9 @@ class RMU(LossMethod):
         assert context.reference is not None
         norm = context.reference.mean_norm("forget", self.layer)
         coefficient = self.settings.factor * norm if self.settings.adaptive else self.settings.coefficient
-        self.steering = Steering(context.seed, self.settings.direction, coefficient, norm**2 if self.settings.normalise else None)
+        self.steering = Steering(
+            context.seed, self.settings.direction, coefficient, norm**2 if self.settings.normalise else None
+        )
         context.notes["steering"] = {"layer": self.layer, "reference_norm": norm, "coefficient": coefficient}
 
     def forget_loss(self, view: View) -> Tensor:
@@ -103,4 +136,6 @@ class AdaptiveRMU(RMU):
     """RMU whose coefficient is ``factor`` times the model's own norm."""
 
     class Settings(Steered):
-        adaptive: bool = setting(True, "set the coefficient from the model's own activation norm", source="arXiv:2408.06223")
+        adaptive: bool = setting(
+            True, "set the coefficient from the model's own activation norm", source="arXiv:2408.06223"
+        )

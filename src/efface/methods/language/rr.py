@@ -18,16 +18,28 @@ CARD = Card(
     title="Representation Rerouting (circuit breakers)",
     source="arXiv:2406.04313, section 3, algorithm 1",
     code="GraySwanAI/circuit-breakers",
-    summary="relu(cos(h, h_ref)) on forget text, ||h - h_ref||_2 on retain text, with weights that move from forget to retain.",
-    confirmed=("relu of the cosine at the target layers, L2 norm (not squared) for retention",
-               "forget weight alpha (1 - t/2T), retain weight alpha t/2T, alpha 10 (read in copies of lorra_circuit_breaker.py)",
-               "layers 10 and 20 of 32, LoRA r 16, lr 1e-4, 150 steps"),
-    derived=("the retain norm is divided by the mean reference norm of its layer (`normalise`): the cosine has no scale, the norm has",
-             "layers carried to other models by relative depth"),
-    differs=("h = h_ref is a stationary point of the cosine, which the released code leaves through dropout and rounding; here a small "
-             "seeded nudge does it (`nudge`)",
-             "retention is held at the target layers by default, not at all layers: all reference states of all retain rows would have "
-             "to be kept (`retain_layers: all` does it)", "padding and position 0 are left out of both means"),
+    summary="relu(cos(h, h_ref)) on forget text, ||h - h_ref||_2 on retain text, with weights that move from forget "
+    "to retain.",
+    confirmed=(
+        "relu of the cosine at the target layers, L2 norm (not squared) for retention",
+        "forget weight alpha (1 - t/2T), retain weight alpha t/2T, alpha 10 (read in copies of "
+        "lorra_circuit_breaker.py)",
+        "layers 10 and 20 of 32, LoRA r 16, lr 1e-4, 150 steps",
+    ),
+    derived=(
+        "the retain norm is divided by the mean reference norm of its layer (`normalise`): the cosine has no scale, "
+        "the norm has",
+        "layers carried to other models by relative depth",
+    ),
+    differs=(
+        "h = h_ref is a stationary point of the cosine, which the released code leaves through dropout and rounding; "
+        "here a small "
+        "seeded nudge does it (`nudge`)",
+        "retention is held at the target layers by default, not at all layers: all reference states of all retain "
+        "rows would have "
+        "to be kept (`retain_layers: all` does it)",
+        "padding and position 0 are left out of both means",
+    ),
     fooled_by=("the states stay linearly decodable; relearning restores the original score in the 'Full-Stack' study",),
 )
 
@@ -38,11 +50,23 @@ class RR(LossMethod):
 
     class Settings(Settings):
         alpha: float = setting(10.0, "weight of both terms before the schedule", source="code, lorra_alpha", gt=0)
-        layers: tuple[int, ...] = setting((), "target layers: outputs of blocks 1..n (none: 31% and 62% of the depth)", source="paper: 10 and 20 of 32")
-        retain_layers: Literal["target", "all"] = setting("target", "where retain states are held", source="code: all; derived default")
-        horizon: float = setting(2.0, "the schedule reaches p = 1 after this many run lengths", source="code: progress = t / 2T", ge=1)
-        where: Literal["all", "answer"] = setting("all", "positions of the forget rows that are rerouted (never position 0)", source="code: all")
-        nudge: float = setting(0.01, "size of the seeded offset inside the cosine, as a share of ||h_ref||", source="derived", ge=0)
+        layers: tuple[int, ...] = setting(
+            (),
+            "target layers: outputs of blocks 1..n (none: 31% and 62% of the depth)",
+            source="paper: 10 and 20 of 32",
+        )
+        retain_layers: Literal["target", "all"] = setting(
+            "target", "where retain states are held", source="code: all; derived default"
+        )
+        horizon: float = setting(
+            2.0, "the schedule reaches p = 1 after this many run lengths", source="code: progress = t / 2T", ge=1
+        )
+        where: Literal["all", "answer"] = setting(
+            "all", "positions of the forget rows that are rerouted (never position 0)", source="code: all"
+        )
+        nudge: float = setting(
+            0.01, "size of the seeded offset inside the cosine, as a share of ||h_ref||", source="derived", ge=0
+        )
         normalise: bool = setting(True, "divide retain norms by the layer's mean reference norm", source="derived")
 
     needs = Needs(retain=True, hidden=("forget", "retain"))
@@ -70,16 +94,25 @@ class RR(LossMethod):
         """Length of the run and reference norms, which the schedule and the retain term need."""
         assert context.reference is not None
         batch = min(context.train.batch_size, len(context.forget))
-        steps = context.train.steps if context.train.steps is not None else math.ceil(context.train.epochs * len(context.forget) / batch)
+        steps = (
+            context.train.steps
+            if context.train.steps is not None
+            else math.ceil(context.train.epochs * len(context.forget) / batch)
+        )
         self.total = max(1, steps)
         self.direction = Steering(context.seed, "gaussian", 1.0, None)
         self.targets, self.held = self._targets(context), self.hidden_layers(context)
-        self.norms = {layer: context.reference.mean_norm("forget", layer) if self.settings.normalise else 1.0 for layer in self.held}
+        self.norms = {
+            layer: context.reference.mean_norm("forget", layer) if self.settings.normalise else 1.0
+            for layer in self.held
+        }
 
     def forget_loss(self, view: View) -> Tensor:
         """Weighted relu(cosine to the reference state), mean over positions, rows and target layers."""
         mask = positions(view, self.settings.where)
-        cosines = [mean_positions(self._aligned(view.hidden(layer), view.ref_hidden(layer)), mask) for layer in self.targets]
+        cosines = [
+            mean_positions(self._aligned(view.hidden(layer), view.ref_hidden(layer)), mask) for layer in self.targets
+        ]
         return self.settings.alpha * (1 - self.progress) * view.mean_rows(sum(cosines) / len(cosines))
 
     def _aligned(self, hidden: Tensor, reference: Tensor) -> Tensor:
@@ -88,8 +121,10 @@ class RR(LossMethod):
 
     def retain_loss(self, view: View) -> Tensor:
         """Weighted distance to the reference state, mean over positions, rows and held layers."""
-        drifts = [mean_positions((view.hidden(layer) - view.ref_hidden(layer)).norm(dim=-1), view.mask) / self.norms[layer]
-                  for layer in self.held]
+        drifts = [
+            mean_positions((view.hidden(layer) - view.ref_hidden(layer)).norm(dim=-1), view.mask) / self.norms[layer]
+            for layer in self.held
+        ]
         return self.settings.alpha * self.progress * view.mean_rows(sum(drifts) / len(drifts))
 
     @property

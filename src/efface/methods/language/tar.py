@@ -15,8 +15,11 @@ CARD = Card(
     summary="Outer step = retain NLL + 4 x the forget gradient after a few adversary steps (update rule `tar`).",
     confirmed=("first-order meta-gradient, scale 4.0", "the adversary fine-tunes on next tokens of the forget rows"),
     derived=("with the loss -CE the adversary (ascent) is exactly next-token fine-tuning",),
-    differs=("lite: see the Card of the update rule `tar`", "tamper loss -CE on answer tokens instead of the negative entropy",
-             "no start from a model with randomly mapped forget states"),
+    differs=(
+        "lite: see the Card of the update rule `tar`",
+        "tamper loss -CE on answer tokens instead of the negative entropy",
+        "no start from a model with randomly mapped forget states",
+    ),
 )
 
 

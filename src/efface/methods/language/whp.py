@@ -1,4 +1,4 @@
-"""Who's Harry Potter, distilled: train on what a generic model would have said, read off a model that knows too much."""
+"""Who's Harry Potter, distilled: train towards what a model would say that never read the forget rows."""
 
 from __future__ import annotations
 
@@ -20,25 +20,42 @@ CARD = Card(
     title="Who's Harry Potter (WHP), distilled form",
     source="arXiv:2310.02238, section 2",
     code="jaechan-repo/muse_bench (logit form)",
-    summary="Reinforce a copy on the forget rows; targets v_generic = v_base - a relu(v_reinforced - v_base); distil them into the model.",
-    confirmed=("the logit formula, relu included (paper eq. 1 and the MUSE code)", "the base is the model before unlearning"),
-    derived=("soft labels over the top k tokens of softmax(v_generic), renormalised", "a retain term may be added; the paper has none",
-             "how long the copy is reinforced: as long as the distillation itself unless `reinforce_epochs` says otherwise"),
-    differs=("no replacement of anchor terms by generic translations: the paper wrote its dictionary with GPT-4",
-             "a = 5 is recalled, not re-read"),
+    summary="Reinforce a copy on the forget rows; targets v_generic = v_base - a relu(v_reinforced - v_base); distil "
+    "them into the model.",
+    confirmed=(
+        "the logit formula, relu included (paper eq. 1 and the MUSE code)",
+        "the base is the model before unlearning",
+    ),
+    derived=(
+        "soft labels over the top k tokens of softmax(v_generic), renormalised",
+        "a retain term may be added; the paper has none",
+        "how long the copy is reinforced: as long as the distillation itself unless `reinforce_epochs` says otherwise",
+    ),
+    differs=(
+        "no replacement of anchor terms by generic translations: the paper wrote its dictionary with GPT-4",
+        "a = 5 is recalled, not re-read",
+    ),
 )
 
 
 @method("whp", CARD)
 class WHP(LossMethod):
-    """CE(softmax(v_generic), model) on forget answers + retain term. The reinforced copy lives only while targets are read."""
+    """CE(softmax(v_generic), model) on forget answers + retain term. The reinforced copy is dropped before training."""
 
     class Settings(Settings):
-        alpha: float = setting(5.0, "strength a of the subtraction; 0 = the model's own distribution", source="paper, recalled", ge=0)
+        alpha: float = setting(
+            5.0, "strength a of the subtraction; 0 = the model's own distribution", source="paper, recalled", ge=0
+        )
         top: int = setting(256, "tokens kept of each target distribution", source="derived", ge=1)
-        reinforce_epochs: float | None = setting(None, "epochs of fine-tuning of the copy on the forget rows (none: as train.epochs or train.steps)",
-                                                 source="derived", gt=0)
-        reinforce_lr: float | None = setting(None, "learning rate of that fine-tuning (none: train.lr)", source="derived", gt=0)
+        reinforce_epochs: float | None = setting(
+            None,
+            "epochs of fine-tuning of the copy on the forget rows (none: as train.epochs or train.steps)",
+            source="derived",
+            gt=0,
+        )
+        reinforce_lr: float | None = setting(
+            None, "learning rate of that fine-tuning (none: train.lr)", source="derived", gt=0
+        )
         retain: Literal["none", "nll", "kl"] = setting("nll", "retain term; none = the paper", source="derived")
 
     needs = Needs(retain=True, second_model="a reinforced copy, only while the targets are computed")
@@ -48,14 +65,16 @@ class WHP(LossMethod):
         super().__init__(**settings)
         self.targets = Targets()
         retain = self.settings.retain
-        self.needs = Needs(retain=retain != "none", top=("retain",) if retain == "kl" else (), second_model=self.needs.second_model)
+        self.needs = Needs(
+            retain=retain != "none", top=("retain",) if retain == "kl" else (), second_model=self.needs.second_model
+        )
 
     def start(self, context: Context) -> None:
         """Reinforce a copy, read the targets, drop the copy."""
         usable = [e for e in (context.adapter.encode(row) for row in context.forget) if not e.problem]
         reinforced = self._reinforced(context)
-        for at in range(0, len(usable), 64):
-            self._read(context.adapter, reinforced, usable[at : at + 64], context.train.token_budget)
+        for at in range(0, len(usable), 16):
+            self._read(context.adapter, reinforced, usable[at : at + 16], context.train.token_budget)
 
     def forget_loss(self, view: View) -> Tensor:
         """Token-mean soft cross-entropy to the generic targets."""
@@ -74,15 +93,28 @@ class WHP(LossMethod):
             change |= {"epochs": own.reinforce_epochs, "steps": None}
         if own.reinforce_lr is not None:
             change |= {"lr": own.reinforce_lr}
-        fit(copy, context.forget, context.train.model_copy(update=change), seed=context.seed, label="reinforce", progress=context.progress,
-            checkpoints=context.checkpoints / "reinforce" if context.checkpoints else None)
+        fit(
+            copy,
+            context.forget,
+            context.train.model_copy(update=change),
+            seed=context.seed,
+            label="reinforce",
+            progress=context.progress,
+            checkpoints=context.checkpoints / "reinforce" if context.checkpoints else None,
+        )
         return copy
 
     def _read(self, base: ModelAdapter, reinforced: ModelAdapter, rows: list[Encoded], token_budget: int) -> None:
         plain: dict[int, Tensor] = {}
         each_row(base, rows, token_budget, lambda i, logits: plain.__setitem__(i, logits.float()))
-        each_row(reinforced, rows, token_budget, lambda i, logits: self.targets.put(
-            rows[i].row_id, generic(plain.pop(i), logits.float(), self.settings.alpha), self.settings.top))
+        each_row(
+            reinforced,
+            rows,
+            token_budget,
+            lambda i, logits: self.targets.put(
+                rows[i].row_id, generic(plain.pop(i), logits.float(), self.settings.alpha), self.settings.top
+            ),
+        )
 
 
 def generic(base: Tensor, reinforced: Tensor, alpha: float) -> Tensor:

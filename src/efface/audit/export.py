@@ -1,0 +1,122 @@
+"""Writing what an audit found into the run directory: scores, curves, tables, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from efface.audit.attacks import AttackResult
+from efface.audit.findings import point_score
+from efface.audit.store import Role, Store
+from efface.data.rows import Bundle
+from efface.metrics.base import Score
+from efface.runs.layout import write_json
+from efface.runs.samples import write_sample_rows
+from efface.suites import Suite
+
+TEXT_COLUMNS = ("text", "gold", "ids")
+
+
+def write_scores(folder: Path, suite: Suite, scores: Mapping[str, Sequence[Score]], roles: Mapping[str, Role], data: Bundle) -> None:
+    """``scores.json``: every score of every role; ``rows.json``: the per-row values that paired comparisons need."""
+    flat = [{"role": role, **s.to_json()} for role, found in scores.items() for s in found]
+    write_json(folder / "scores.json", {
+        "schema": 1, "suite": suite.name, "suite_version": suite.version, "n_forget": len(data.eval.get("forget", ())),
+        "roles": {name: {"fingerprint": role.fingerprint} for name, role in roles.items()},
+        "sets": {name: len(rows) for name, rows in data.eval.items()}, "scores": flat, "notes": []})
+    write_json(folder / "rows.json", {"schema": 1, "rows": [
+        {"role": role, "name": s.name, "rows": s.rows, "values": dict(s.per_row), "entities": dict(s.entities)}
+        for role, found in scores.items() for s in found if s.per_row]})
+
+
+def write_attacks(folder: Path, suite: Suite, results: Sequence[AttackResult]) -> None:
+    """``attacks/<label>/curve.json`` for the headline metric, ``curve-<metric>.<set>.json`` for every other one."""
+    for result in results:
+        place = folder / "attacks" / result.label
+        place.mkdir(parents=True, exist_ok=True)
+        sets = sorted({s["rows"] for curve in result.curves.values() for point in curve.points for s in point["scores"]}) or ["forget"]
+        for metric in suite.attack_metrics:
+            for rows in sets:
+                head = metric == suite.attack_metrics[0] and rows == "forget"
+                write_json(place / ("curve.json" if head else f"curve-{metric}.{rows}.json"), _curve(result, metric, rows))
+
+
+def _curve(result: AttackResult, metric: str, rows: str) -> dict[str, Any]:
+    points = []
+    for role, curve in result.curves.items():
+        for point in curve.points:
+            if score := point_score(point, metric, rows):
+                points.append({"budget": point["budget"], "role": role, **{k: score[k] for k in ("value", "low", "high", "n")},
+                               "supplied": point["supplied"], "seconds": point["seconds"]})
+    return {"schema": 1, "attack": result.label, "axis": result.axis, "threat": result.threat, "metric": metric, "rows": rows,
+            "points": points, "excess": _excess(result, metric, rows), "recovered": _recovered(result, metric, rows),
+            "reason": result.reason, "partial": result.partial}
+
+
+def _excess(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | None:
+    """The point with the largest m(T(U)) - m(T(R)); both means are in the curve, the interval in the conclusion."""
+    u, r = result.curves.get("unlearned"), result.curves.get("reference")
+    if not u or not r:
+        return None
+    gaps = [(a["value"] - b["value"], p["budget"]) for p, q in zip(u.points[1:], r.points[1:], strict=False)
+            if (a := point_score(p, metric, rows)) and (b := point_score(q, metric, rows))]
+    if not gaps:
+        return None
+    value, budget = max(gaps, key=lambda g: g[0])
+    return {"value": value, "low": None, "high": None, "at": budget}
+
+
+def _recovered(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | None:
+    """Highest value along the unlearned curve, and where."""
+    curve = result.curves.get("unlearned")
+    found = [(s["value"], p["budget"]) for p in (curve.points[1:] if curve else ()) if (s := point_score(p, metric, rows))]
+    if not found:
+        return None
+    value, budget = max(found, key=lambda f: f[0])
+    return {"value": value, "at": budget}
+
+
+def write_tables(folder: Path, store: Store, *, keep_text: bool) -> None:
+    """``tables/``: what the scores were computed from, so that ``verify`` can compute them again. Without ``keep_text``
+    the text columns of forget rows are emptied; metrics that read text are then not recomputable."""
+    import pyarrow as pa
+    import pyarrow.feather as feather
+
+    place = folder / "tables"
+    place.mkdir(exist_ok=True)
+    index = []
+    for k, ((role, rows, prompt, name), table) in enumerate(sorted(store.tables(), key=lambda item: item[0])):
+        if not keep_text and rows.startswith(("forget", "holdout")):
+            table = _without_text(table, pa)
+        feather.write_feather(table, place / f"{k:03d}.arrow", compression="zstd")
+        index.append({"file": f"{k:03d}.arrow", "role": role, "rows": rows, "prompt": prompt, "name": name})
+    write_json(place / "index.json", {"schema": 1, "text": keep_text, "tables": index})
+
+
+def _without_text(table: Any, pa: Any) -> Any:
+    for name in TEXT_COLUMNS:
+        if name in table.schema.names:
+            field = table.schema.field(name)
+            blank = [[] if pa.types.is_list(field.type) else ""] * table.num_rows
+            table = table.set_column(table.schema.get_field_index(name), field, pa.array(blank, field.type))
+    return table
+
+
+def write_samples(folder: Path, store: Store, scores: Mapping[str, Sequence[Score]], data: Bundle, *, keep_text: bool) -> None:
+    """``samples/<role>.jsonl``: question, gold and output of every row whose greedy answer is at hand."""
+    for role in scores:
+        values = {(s.rows, row): {} for s in scores[role] for row in s.per_row}
+        for s in scores[role]:
+            for row, value in s.per_row.items():
+                values[s.rows, row][s.name] = value
+        out = []
+        for (r, rows, prompt, name), table in store.tables():
+            if r != role or name != "greedy":
+                continue
+            asked = {row.id: getattr(row, prompt, "") for row in data.eval[rows]}
+            for line in table.to_pylist():
+                out.append({"row": line["row"], "entity": line["entity"], "set": rows, "prompt": asked[line["row"]], "gold": line["gold"],
+                            "output": line["text"], "scores": values.get((rows, line["row"]), {}), "problem": line["problem"]})
+        if out:
+            write_sample_rows(folder / "samples" / f"{role}.jsonl", out, keep_text=keep_text)
