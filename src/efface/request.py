@@ -28,10 +28,11 @@ class ForgetRequest(Settings):
 
     What is to go is ``forget`` (a file or a benchmark) or ``entities`` (names; their rows of the file ``data`` go and
     everything else of it stays). With ``forget`` a file and ``data`` given, ``forget`` must be part of ``data``. These
-    are refused as ``DataError`` before any weights load: request.nothing-to-forget, request.two-targets, request.entities-need-data,
-    request.unknown-entity, request.duplicate-entity, request.two-retain-sets, request.mixed-sources,
-    request.image-files, request.wrong-modality, request.due-before-received, request.hash-mismatch,
-    request.malformed, and everything ``read_rows`` and ``check_bundle`` refuse.
+    are refused as ``DataError`` before any weights load: request.nothing-to-forget, request.two-targets,
+    request.entities-need-data, request.unknown-entity, request.duplicate-entity, request.two-retain-sets,
+    request.mixed-sources, request.image-files, request.wrong-modality, request.due-before-received,
+    request.hash-mismatch, request.malformed, request.bad-reference, and everything that ``read_rows`` and
+    ``check_bundle`` refuse.
     """
 
     id: str = setting(..., "name of the request, also used for folders", pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -60,7 +61,8 @@ class ForgetRequest(Settings):
         self._check_sources()
         if self.received and self.due and self.due < self.received:
             raise DataError("request.due-before-received",
-                            f"request {self.id}: due {self.due} is before received {self.received}.", "correct the dates.")
+                            f"request {self.id}: due {self.due} is before received {self.received}.",
+                            "correct the dates.")
         return self
 
     def _check_entities(self) -> None:
@@ -86,7 +88,7 @@ class ForgetRequest(Settings):
                 raise DataError("request.mixed-sources", f"request {self.id}: {name} must be a file, not a benchmark.",
                                 "name the benchmark as forget alone, or use files.")
             if self.modality == "image" and ref.path:
-                raise DataError("request.image-files", f"request {self.id}: {name} is a file, and files hold text rows.",
+                raise DataError("request.image-files", f"request {self.id}: {name} is a file; files hold text rows.",
                                 "name a benchmark of images.")
 
     @classmethod

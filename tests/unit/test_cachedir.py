@@ -102,7 +102,8 @@ def test_without_a_lock_the_first_rename_wins(tmp_path, monkeypatch):
     assert names(tmp_path) == ["x"] and names(tmp_path / "x") == ["a"]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), RuntimeError("No space left on device (os error 28)")])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"),
+                                   RuntimeError("No space left on device (os error 28)")])
 def test_a_full_disk_has_its_own_error(tmp_path, error):
     def build(folder: Path) -> None:
         (folder / "half").write_text("1")

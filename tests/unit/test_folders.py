@@ -65,7 +65,8 @@ def test_attention_code_from_a_hub_is_refused(folder):
     assert refusal(folder).code == "model.remote-code"
 
 
-@pytest.mark.parametrize(("file", "code"), [("config.json", "model.no-config"), ("model.safetensors", "model.no-weights"),
+@pytest.mark.parametrize(("file", "code"), [("config.json", "model.no-config"),
+                                            ("model.safetensors", "model.no-weights"),
                                             ("tokenizer.json", "model.no-tokenizer")])
 def test_a_missing_part_is_named(folder, file, code):
     (folder / file).unlink()
@@ -83,7 +84,7 @@ def test_a_missing_shard_is_named(folder):
     index.write_text(json.dumps({"metadata": {}, "weight_map": {**names, "lm_head.weight": "two.safetensors"}}))
     error = refusal(folder)
     assert error.code == "model.missing-shards" and "two.safetensors" in error.cause
-    index.write_text(json.dumps({"metadata": {}, "weight_map": {**names, "lm_head.weight": "../other/two.safetensors"}}))
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {**names, "lm_head.weight": "../two.safetensors"}}))
     assert refusal(folder).code == "model.unsafe-file"
 
 
@@ -164,7 +165,8 @@ def test_tiny_models_come_from_their_seed_alone(folder, tmp_path):
 
 
 def test_tiny_default_size_and_ties():
-    """Vocabulary v at width 192: v * 192 (tied) + 3 * (4 * 192^2 + 3 * 192 * 512 + 2 * 192) + 192 = 192 v + 1,328,640 + ..."""
+    """Three blocks of 4 * 192^2 (attention) + 3 * 192 * 512 (MLP) + 2 * 192 (norms), one norm, and 192 a token, twice
+    if the head has its own."""
     tokenizer = build_tokenizer(TEXTS)
     blocks = 3 * (4 * 192**2 + 3 * 192 * 512 + 2 * 192) + 192
     assert tiny_model(tokenizer).num_parameters() == blocks + 192 * len(tokenizer)

@@ -13,5 +13,8 @@ def check_plain(name: str, train: TrainSettings) -> None:
     """
     for field in ("forget_weight", "retain_weight", "stop_nll"):
         if getattr(train, field) != TrainSettings.model_fields[field].default:
-            raise SpecError("method.unused-setting", f"{name} trains on the retain rows only; train.{field} has no meaning for it.",
-                            f"leave train.{field} out.")
+            raise SpecError(
+                "method.unused-setting",
+                f"{name} trains on the retain rows only; train.{field} has no meaning for it.",
+                f"leave train.{field} out.",
+            )

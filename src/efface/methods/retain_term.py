@@ -17,8 +17,10 @@ class RetainSettings(Settings):
     """Settings of a loss with a retain term."""
 
     retain: Literal["none", "nll", "kl"] = setting(
-        "nll", "retain term at label tokens: none, nll (token-mean cross-entropy) or kl (KL(ref || model))",
-        source="open-unlearning: NLL")
+        "nll",
+        "retain term at label tokens: none, nll (token-mean cross-entropy) or kl (KL(ref || model))",
+        source="open-unlearning: NLL",
+    )
 
 
 class WithRetain(LossMethod):

@@ -12,8 +12,8 @@ EXACT_CELLS = 1_000_000
 
 @dataclass(frozen=True)
 class KS:
-    """``statistic`` D in [0, 1]; ``p`` two-sided (0.0 below 1e-308), ``log10_p`` without underflow; ``above`` / ``below``
-    one-sided distances: ``above`` is large when the first sample's values lie above the second's."""
+    """``statistic`` D in [0, 1]; ``p`` two-sided (0.0 below 1e-308), ``log10_p`` without underflow; ``above`` /
+    ``below`` one-sided distances: ``above`` is large when the first sample's values lie above the second's."""
 
     statistic: float
     p: float
@@ -26,51 +26,44 @@ class KS:
 def ks_two_sample(a: np.ndarray, b: np.ndarray) -> KS:
     """Two-sided test that ``a`` and ``b`` come from one distribution. NaN is not allowed; each side needs a value.
 
-    Exact (every order of the pooled sample equally likely, as in scipy's ``method="exact"``) when the sizes are equal or
-    their product is at most 1e6, asymptotic otherwise. Ties make the exact p-value conservative.
+    Exact (every order of the pooled sample equally likely, as in scipy's ``method="exact"``) when the sizes are equal
+    or their product is at most 1e6, asymptotic otherwise. Ties make the exact p-value conservative.
     """
     a, b = np.sort(np.asarray(a, dtype=np.float64)), np.sort(np.asarray(b, dtype=np.float64))
     n, m, pooled = len(a), len(b), np.concatenate([a, b])
     gaps = np.searchsorted(b, pooled, "right") * n - np.searchsorted(a, pooled, "right") * m
     above, below = max(int(gaps.max()), 0), max(int(-gaps.min()), 0)
     distance = max(above, below)
-    if n == m:
-        log10_p, method = _equal(n, distance // n), "exact"
-    elif n * m <= EXACT_CELLS:
-        log10_p, method = _paths(n, m, distance), "exact"
-    else:
+    if n != m and n * m > EXACT_CELLS:
         log10_p, method = _asymptotic(n, m, distance / (n * m)), "asymptotic"
-    log10_p = min(log10_p, 0.0)
-    return KS(distance / (n * m), 10.0**log10_p, log10_p, above / (n * m), below / (n * m), method)
+        p = 10.0**log10_p
+    else:
+        outside, paths = _equal(n, distance // n) if n == m else _unequal(n, m, distance)
+        p, log10_p, method = outside / paths, math.log10(outside) - math.log10(paths), "exact"
+    return KS(distance / (n * m), p, log10_p, above / (n * m), below / (n * m), method)
 
 
 def ks_floor(n: int, m: int) -> float:
     """log10 of the smallest two-sided p-value that samples of ``n`` and ``m`` can give (no overlap at all): the p-value
-    2 / C(n + m, n), 1.5e-11 for 20 against 20 and 1.1e-239 for 400 against 400. P-values of different n do not compare."""
-    return math.log10(2) - _log10(math.comb(n + m, n))
+    2 / C(n + m, n), 1.5e-11 for 20 against 20 and 1.1e-239 for 400 against 400. P-values of different n do not
+    compare."""
+    return math.log10(2) - math.log10(math.comb(n + m, n))
 
 
-def _log10(value: int) -> float:
-    return math.log10(value)
-
-
-def _ratio(part: int, whole: int) -> float:
-    """log10 of a ratio of two integers of any size."""
-    return _log10(part) - _log10(whole) if part else -math.inf
-
-
-def _equal(n: int, steps: int) -> float:
-    """Exact two-sided p for equal sizes: 2 sum_k (-1)^(k+1) C(2n, n - k steps) / C(2n, n) (Gnedenko and Korolyuk)."""
+def _equal(n: int, steps: int) -> tuple[int, int]:
+    """(orders at least this far apart, all orders) for equal sizes: 2 sum_k (-1)^(k+1) C(2n, n - k steps) of C(2n, n)
+    (Gnedenko and Korolyuk 1951)."""
     if steps == 0:
-        return 0.0
+        return 1, 1
     outside = sum((-1) ** (k + 1) * math.comb(2 * n, n - k * steps) for k in range(1, n // steps + 1))
-    return _ratio(2 * outside, math.comb(2 * n, n))
+    return 2 * outside, math.comb(2 * n, n)
 
 
-def _paths(n: int, m: int, distance: int) -> float:
-    """Exact two-sided p: share of lattice paths from (0, 0) to (n, m) that touch ``|i m - j n| >= distance``."""
+def _unequal(n: int, m: int, distance: int) -> tuple[int, int]:
+    """(orders at least this far apart, all orders): lattice paths from (0, 0) to (n, m) that touch
+    ``|i m - j n| >= distance``, counted as all paths minus those that stay inside."""
     if distance == 0:
-        return 0.0
+        return 1, 1
     inside = [1 if j * n < distance else 0 for j in range(m + 1)]
     for j in range(1, m + 1):
         inside[j] = inside[j] and inside[j - 1]
@@ -80,7 +73,7 @@ def _paths(n: int, m: int, distance: int) -> float:
             left = left + inside[j] if abs(i * m - j * n) < distance else 0
             inside[j] = left
     total = math.comb(n + m, n)
-    return _ratio(total - inside[m], total)
+    return total - inside[m], total
 
 
 def _asymptotic(n: int, m: int, statistic: float) -> float:

@@ -24,8 +24,8 @@ def per_row(tokens: Tokens, values: Sequence[float] | np.ndarray) -> PerRow:
 
 
 def strength(hits: np.ndarray) -> float:
-    """Extraction strength of one answer from its argmax hits Bool[tokens]: the share of the answer that follows the last
-    miss (1: all hits, 0: the last token misses). NaN for an empty answer."""
+    """Extraction strength of one answer from its argmax hits Bool[tokens]: the share of the answer that follows the
+    last miss (1: all hits, 0: the last token misses). NaN for an empty answer."""
     if not hits.size:
         return float("nan")
     misses = np.flatnonzero(~hits)
@@ -33,11 +33,12 @@ def strength(hits: np.ndarray) -> float:
 
 
 @metric("probability", needs=[ANSWER], card=Card(
-    "Answer probability", TOFU, CODE, "exp(mean_t log p(y_t | x, y_<t)) of the gold answer, end token included: the geometric mean "
-    "probability of a token. Mean over rows.", fooled_by=(
-        "refusal training or a logit bias lowers it while later tokens stay predictable",
-        "long answers look more probable: their later tokens follow from the earlier ones",
-        "another chat template changes every value")))
+    "Answer probability", TOFU, CODE,
+    "exp(mean_t log p(y_t | x, y_<t)) of the gold answer, end token included: the geometric mean probability of a "
+    "token. Mean over rows.",
+    fooled_by=("refusal training or a logit bias lowers it while later tokens stay predictable",
+               "long answers look more probable: their later tokens follow from the earlier ones",
+               "another chat template changes every value")))
 def probability(tables: Tables, rows: str = "*") -> PerRow:
     """exp of the mean log-prob of the answer; empty answers are unscored."""
     tokens = tables.tokens(rows)
@@ -45,8 +46,9 @@ def probability(tables: Tables, rows: str = "*") -> PerRow:
 
 
 @metric("probability_paraphrased_answer", needs=[Need("score", variants=("answer_paraphrase",))], card=Card(
-    "Probability of the paraphrased answer", OPEN, CODE, "exp(mean log p) of the paraphrased gold answer: knowledge of the fact rather than "
-    "of its wording.", fooled_by=("a model that lost all fluency scores low without having been made to forget",)))
+    "Probability of the paraphrased answer", OPEN, CODE,
+    "exp(mean log p) of the paraphrased gold answer: knowledge of the fact rather than of its wording.",
+    fooled_by=("a model that lost all fluency scores low without having been made to forget",)))
 def probability_paraphrased_answer(tables: Tables) -> PerRow:
     """``probability`` of ``answer_paraphrase``."""
     tokens = tables.tokens(variant="answer_paraphrase")
@@ -54,7 +56,8 @@ def probability_paraphrased_answer(tables: Tables) -> PerRow:
 
 
 @metric("probability_paraphrased_question", needs=[REWORDED], card=Card(
-    "Probability under a reworded question", UWC, "", "exp(mean log p) of the gold answer after the paraphrased question.",
+    "Probability under a reworded question", UWC, "",
+    "exp(mean log p) of the gold answer after the paraphrased question.",
     fooled_by=("unlearning that also saw the paraphrase",)))
 def probability_paraphrased_question(tables: Tables) -> PerRow:
     """``probability`` with the prompt replaced by its paraphrase."""
@@ -63,9 +66,11 @@ def probability_paraphrased_question(tables: Tables) -> PerRow:
 
 
 @metric("exact_memorisation", needs=[ANSWER], card=Card(
-    "Exact memorisation (EM)", OPEN, CODE, "Share of answer tokens that are the argmax given the gold tokens before them; the end token is "
-    "not counted. Never below extraction strength.", fooled_by=(
-        "high in any fluent model: function words are predictable without the fact; compare with the reference",)))
+    "Exact memorisation (EM)", OPEN, CODE,
+    "Share of answer tokens that are the argmax given the gold tokens before them; the end token is not counted. "
+    "Never below extraction strength.",
+    fooled_by=("high in any fluent model: function words are predictable without the fact; compare with the "
+               "reference",)))
 def exact_memorisation(tables: Tables) -> PerRow:
     """Mean argmax hits without the end token; empty answers are unscored."""
     tokens = tables.tokens()
@@ -74,10 +79,12 @@ def exact_memorisation(tables: Tables) -> PerRow:
 
 @metric("extraction_strength", needs=[ANSWER], card=Card(
     "Extraction strength (ES)", f"{UWC}; Carlini et al. 2021", "tmlr-group/Unlearning-with-Control",
-    "1 - k/n, k the shortest prefix of the gold answer (n tokens, end token not counted) after which greedy decoding gives the rest exactly; "
-    "0 if none does. Read off the argmax hits of one pass, which equals free decoding after each prefix.",
+    "1 - k/n, k the shortest prefix of the gold answer (n tokens, end token not counted) after which greedy "
+    "decoding gives the rest exactly; 0 if none does. Read off the argmax hits of one pass, which equals free "
+    "decoding after each prefix.",
     differs=("the common harness gives 1/n instead of 0 when the last token misses: see extraction_strength_compat",),
-    fooled_by=("one wrong last token makes it 0", "a bias against a few gold tokens lowers it without removing anything")))
+    fooled_by=("one wrong last token makes it 0",
+               "a bias against a few gold tokens lowers it without removing anything")))
 def extraction_strength(tables: Tables) -> PerRow:
     """``strength`` per row, without the end token; empty answers are unscored."""
     tokens = tables.tokens()
@@ -94,8 +101,10 @@ def extraction_strength_paraphrased_question(tables: Tables) -> PerRow:
 
 
 @metric("gold_rank", needs=[ANSWER], card=Card(
-    "Mean reciprocal rank of the answer tokens", "Qiu et al. 2024, PISTOL (arXiv 2406.16810)", "bill-shen-BS/PISTOL",
-    "Mean of 1/(rank + 1) of the gold tokens, rank 0 = argmax; the end token is not counted. Sees a fact that fell to second place.",
+    "Mean reciprocal rank of the answer tokens", "Qiu et al. 2024, PISTOL (arXiv 2406.16810)",
+    "bill-shen-BS/PISTOL",
+    "Mean of 1/(rank + 1) of the gold tokens, rank 0 = argmax; the end token is not counted. Sees a fact that fell "
+    "to second place.",
     fooled_by=("depends on the tokenizer: compare inside one model only",)))
 def gold_rank(tables: Tables) -> PerRow:
     """Mean reciprocal rank per row; empty answers are unscored."""

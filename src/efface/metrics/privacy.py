@@ -1,7 +1,8 @@
 """Membership inference: do the forget rows still look like training data beside rows that never were?
 
-Every attack gives a familiarity per row, larger for more member-like text. The value is A = P(forget row looks more familiar
-than a holdout row): 1 visible members, .5 indistinguishable, below .5 over-unlearned. Log-probs include the end token.
+Every attack gives a familiarity per row, larger for more member-like text. The value is A = P(forget row looks more
+familiar than a holdout row): 1 visible members, .5 indistinguishable, below .5 over-unlearned. Log-probs include the
+end token.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from efface.card import Card
 from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
 from efface.metrics.memorisation import CODE
-from efface.metrics.stats import auc, auc_interval, group, placements, tpr_at_fpr, tpr_interval
+from efface.metrics.stats import auc, auc_interval, placements, tpr_at_fpr, tpr_interval, unit
 
 K = 0.4                # share of tokens of min-k in the TOFU and MUSE configurations
 VARIANCE_FLOOR = 1e-6  # of min-k++, so that a uniform distribution stays finite
@@ -61,27 +62,29 @@ def separation(tables: Tables, attack: Familiarity, role: str = "subject") -> fl
 
 
 def report(tables: Tables, attack: Familiarity, *, controls: Sequence[str]) -> Score:
-    """A with its interval; ``extra``: TPR at 1% and 10% FPR with intervals, A of the control roles at hand. ``per_row``: the
-    share of holdout rows each forget row looks more familiar than (mean: A)."""
+    """A with its interval; ``extra``: TPR at 1% and 10% FPR with intervals, A of the control roles at hand.
+    ``per_row``: the share of holdout rows each forget row looks more familiar than (mean: A)."""
     both = sides(tables, attack)
     forget, holdout, mine, theirs = both.scored()
     draws = {"seed": tables.seed, "resamples": tables.resamples}
     low, high = auc_interval(forget, holdout, mine, theirs, **draws)
-    extra: dict[str, Any] = {"n_holdout": len(holdout), "interval_over": group(mine).unit}
+    extra: dict[str, Any] = {"n_holdout": len(holdout), "interval_over": unit(mine, theirs)}
     for name, rate in (("1", 0.01), ("10", 0.1)):
         bounds = tpr_interval(forget, holdout, mine, theirs, rate, **draws)
-        extra |= {f"tpr_at_{name}": tpr_at_fpr(forget, holdout, rate), f"tpr_at_{name}_low": bounds[0], f"tpr_at_{name}_high": bounds[1]}
+        extra |= {f"tpr_at_{name}": tpr_at_fpr(forget, holdout, rate), f"tpr_at_{name}_low": bounds[0],
+                  f"tpr_at_{name}_high": bounds[1]}
     values = np.full(len(both.forget.values), np.nan)
     ok = ~np.isnan(both.forget.values)
     values[ok] = placements(forget, holdout)
-    return Score("", "", auc(forget, holdout), low, high, len(forget), int((~ok).sum()), extra=extra | _controls(tables, attack, controls),
+    return Score("", "", auc(forget, holdout), low, high, len(forget), int((~ok).sum()),
+                 extra=extra | _controls(tables, attack, controls),
                  per_row=dict(zip(both.forget.rows, values.tolist(), strict=True)),
                  entities=dict(zip(both.forget.rows, both.forget.entities, strict=True)))
 
 
 def _controls(tables: Tables, attack: Familiarity, roles: Sequence[str]) -> dict[str, Any]:
-    """A of models that never saw the forget set, where they are at hand; ``shifted``: the never-trained base separates the
-    two sets by more than ``SHIFTED``, so membership cannot be read off them."""
+    """A of models that never saw the forget set, where they are at hand; ``shifted``: the never-trained base separates
+    the two sets by more than ``SHIFTED``, so membership cannot be read off them."""
     extra: dict[str, Any] = {}
     for role in roles:
         try:
@@ -93,13 +96,15 @@ def _controls(tables: Tables, attack: Familiarity, roles: Sequence[str]) -> dict
     return extra
 
 
-def membership(name: str, title: str, source: str, summary: str, *, fooled_by: Sequence[str] = (), needs: Sequence[Need] = SIDES,
+def membership(name: str, title: str, source: str, summary: str, *, fooled_by: Sequence[str] = (),
+               needs: Sequence[Need] = SIDES,
                controls: Sequence[str] = ("reference", "base")) -> Callable[[Familiarity], Familiarity]:
     """Register a familiarity function as the metric ``name``."""
 
     def add(attack: Familiarity) -> Familiarity:
         ATTACKS[name] = attack
-        card = Card(title, source, CODE, f"AUC forget against holdout of {summary}", fooled_by=(SHIFT, SMALL, *fooled_by))
+        card = Card(title, source, CODE, f"AUC forget against holdout of {summary}",
+                    fooled_by=(SHIFT, SMALL, *fooled_by))
         metric(name, needs=needs, card=card, directions={"*": "match"}, fixed_rows="forget")(
             lambda tables: report(tables, attack, controls=controls))
         return attack
@@ -108,8 +113,10 @@ def membership(name: str, title: str, source: str, summary: str, *, fooled_by: S
 
 
 def smallest_mean(values: Sequence[np.ndarray], k: float) -> np.ndarray:
-    """Float[rows]: mean of the max(1, floor(k n)) smallest of each row's n values; NaN for an empty row. k = 1: the mean."""
-    return np.array([np.sort(v)[:max(1, int(np.floor(k * v.size + 1e-9)))].mean() if v.size else np.nan for v in values])
+    """Float[rows]: mean of the max(1, floor(k n)) smallest of each row's n values; NaN for an empty row. k = 1: the
+    mean."""
+    return np.array([np.sort(v)[:max(1, int(np.floor(k * v.size + 1e-9)))].mean() if v.size else np.nan
+                     for v in values])
 
 
 def standardised(lp: Sequence[np.ndarray], mu: Sequence[np.ndarray], sigma: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -125,8 +132,9 @@ def loss(tables: Tables, rows: str, role: str) -> PerRow:
     return PerRow(tokens.mean_lp, tokens.rows, tokens.entities)
 
 
-@membership("mia_zlib", "Zlib attack", "Carlini et al. 2021 (arXiv 2012.07805)", "minus the mean negative log-prob divided by the answer's size "
-            "in bytes after zlib.", fooled_by=("short answers: about 8 bytes of header dominate their size",))
+@membership("mia_zlib", "Zlib attack", "Carlini et al. 2021 (arXiv 2012.07805)",
+            "minus the mean negative log-prob divided by the answer's size in bytes after zlib.",
+            fooled_by=("short answers: about 8 bytes of header dominate their size",))
 def zlib_ratio(tables: Tables, rows: str, role: str) -> PerRow:
     """Mean log-prob per compressed byte."""
     tokens = tables.tokens(rows, role=role)
@@ -134,7 +142,8 @@ def zlib_ratio(tables: Tables, rows: str, role: str) -> PerRow:
     return PerRow(tokens.mean_lp / sizes, tokens.rows, tokens.entities)
 
 
-@membership("mia_min_k", "Min-k attack, k = .4", "Shi et al. 2024 (arXiv 2310.16789)", "the mean of the lowest 40% token log-probs (at least one).",
+@membership("mia_min_k", "Min-k attack, k = .4", "Shi et al. 2024 (arXiv 2310.16789)",
+            "the mean of the lowest 40% token log-probs (at least one).",
             fooled_by=("answers shorter than three tokens: it is then the single least likely token",))
 def min_k(tables: Tables, rows: str, role: str) -> PerRow:
     """Mean of the lowest ``K`` share of log-probs."""
@@ -142,16 +151,20 @@ def min_k(tables: Tables, rows: str, role: str) -> PerRow:
     return PerRow(smallest_mean(tokens.lp, K), tokens.rows, tokens.entities)
 
 
-@membership("mia_min_k_plus", "Min-k++ attack, k = .4", "Zhang et al. 2024 (arXiv 2404.02936)", "the mean of the lowest 40% of (lp - mu)/sigma, mu and "
-            "sigma the mean and spread of log p under the model's own distribution.", fooled_by=("near-certain tokens: sigma meets its floor",))
+@membership("mia_min_k_plus", "Min-k++ attack, k = .4", "Zhang et al. 2024 (arXiv 2404.02936)",
+            "the mean of the lowest 40% of (lp - mu)/sigma, mu and sigma the mean and spread of log p under the "
+            "model's own distribution.",
+            fooled_by=("near-certain tokens: sigma meets its floor",))
 def min_k_plus(tables: Tables, rows: str, role: str) -> PerRow:
     """Mean of the lowest ``K`` share of standardised log-probs."""
     tokens = tables.tokens(rows, role=role)
     return PerRow(smallest_mean(standardised(tokens.lp, tokens.mu, tokens.sigma), K), tokens.rows, tokens.entities)
 
 
-@membership("mia_reference", "Reference attack", "Carlini et al. 2021 (arXiv 2012.07805)", "the mean log-prob minus that under the reference model.",
-            needs=(*SIDES, Need("score", "forget", "reference"), Need("score", "holdout", "reference")), controls=("base",))
+@membership("mia_reference", "Reference attack", "Carlini et al. 2021 (arXiv 2012.07805)",
+            "the mean log-prob minus that under the reference model.",
+            needs=(*SIDES, Need("score", "forget", "reference"), Need("score", "holdout", "reference")),
+            controls=("base",))
 def against_reference(tables: Tables, rows: str, role: str) -> PerRow:
     """Mean log-prob of the role minus the reference's; .5 for the reference itself."""
     tokens = tables.tokens(rows, role=role)
@@ -159,13 +172,16 @@ def against_reference(tables: Tables, rows: str, role: str) -> PerRow:
         return PerRow(tokens.mean_lp - tables.tokens(rows, role="reference").mean_lp, tokens.rows, tokens.entities)
 
 
-@membership("mia_gradnorm", "Gradient norm attack", "Nasr et al. 2019 (arXiv 1812.00910); form of the common harness", "minus the mean over parameter "
-            "tensors of the 2-norm of the gradient of the row's mean negative log-prob.", controls=(),
-            needs=(Need("gradient", "forget"), Need("gradient", "holdout")))
+@membership("mia_gradnorm", "Gradient norm attack",
+            "Nasr et al. 2019 (arXiv 1812.00910); form of the common harness",
+            "minus the mean over parameter tensors of the 2-norm of the gradient of the row's mean negative "
+            "log-prob.",
+            controls=(), needs=(Need("gradient", "forget"), Need("gradient", "holdout")))
 def gradient_norm(tables: Tables, rows: str, role: str) -> PerRow:
     """Minus the gradient norm."""
     table = tables.gradients(rows, role)
     broken = table["problem"].to_pylist()
-    norms = [-norm if norm is not None and not problem else np.nan for norm, problem in zip(table["norm"].to_pylist(), broken, strict=True)]
+    norms = [-norm if norm is not None and not problem else np.nan for norm,
+             problem in zip(table["norm"].to_pylist(), broken, strict=True)]
     ids = table["row"].to_pylist()
     return PerRow(np.asarray(norms), ids, [e or row for e, row in zip(table["entity"].to_pylist(), ids, strict=True)])

@@ -17,14 +17,15 @@ def placements(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """P(positive > negative) + P(tie) / 2, exactly (Mann-Whitney). NaN if a side is empty; NaN scores are not allowed."""
+    """P(positive > negative) + P(tie) / 2, exactly (Mann-Whitney). NaN if a side is empty; NaN scores are not
+    allowed."""
     if not len(positive) or not len(negative):
         return float("nan")
     return float(placements(np.asarray(positive), np.asarray(negative)).mean())
 
 
-def auc_draws(positive: np.ndarray, negative: np.ndarray, positive_groups: Groups, negative_groups: Groups, *, seed: int,
-              resamples: int) -> np.ndarray:
+def auc_draws(positive: np.ndarray, negative: np.ndarray, positive_groups: Groups, negative_groups: Groups, *,
+              seed: int, resamples: int) -> np.ndarray:
     """Float64[resamples]: bootstrap AUCs, both sides resampled by entity and independently of each other.
 
     The same seed and groups give the same resamples, so AUCs of two models on the same rows are paired.
@@ -44,10 +45,11 @@ def _wins(positive: np.ndarray, negative: np.ndarray, rows: Groups, columns: Gro
     return wins
 
 
-def auc_interval(positive: np.ndarray, negative: np.ndarray, positive_entities: Sequence[str], negative_entities: Sequence[str], *,
-                 seed: int = 0, resamples: int = 1000) -> tuple[float | None, float | None]:
-    """95% percentile interval of the AUC over entities (over rows below ``FEW_ENTITIES`` of them); (None, None) if a side
-    has fewer than two rows."""
+def auc_interval(positive: np.ndarray, negative: np.ndarray, positive_entities: Sequence[str],
+                 negative_entities: Sequence[str], *, seed: int = 0,
+                 resamples: int = 1000) -> tuple[float | None, float | None]:
+    """95% percentile interval of the AUC over entities (over rows below ``FEW_ENTITIES`` of them); (None, None) if a
+    side has fewer than two rows."""
     if min(len(positive), len(negative)) < 2:
         return None, None
     sides = group(positive_entities), group(negative_entities)
@@ -66,19 +68,20 @@ def tpr_at_fpr(positive: np.ndarray, negative: np.ndarray, fpr: float) -> float:
     return float(np.mean(positive > ranked[allowed])) if allowed < len(ranked) else 1.0
 
 
-def tpr_interval(positive: np.ndarray, negative: np.ndarray, positive_entities: Sequence[str], negative_entities: Sequence[str],
-                 fpr: float, *, seed: int = 0, resamples: int = 1000) -> tuple[float | None, float | None]:
+def tpr_interval(positive: np.ndarray, negative: np.ndarray, positive_entities: Sequence[str],
+                 negative_entities: Sequence[str], fpr: float, *, seed: int = 0,
+                 resamples: int = 1000) -> tuple[float | None, float | None]:
     """95% percentile interval of ``tpr_at_fpr``; the threshold is found anew in each resample."""
     if min(len(positive), len(negative)) < 2:
         return None, None
     mine, theirs = group(positive_entities), group(negative_entities)
     order = np.argsort(-np.asarray(negative), kind="stable")
-    ranked, place = np.append(np.asarray(negative, dtype=np.float64)[order], -np.inf), theirs.place[order]
+    ranked, place = np.asarray(negative)[order], theirs.place[order]
     draws = np.empty(resamples)
     both = zip(draw(mine.count, [seed, 0], resamples), draw(theirs.count, [seed, 1], resamples), strict=True)
     for i, (a, b) in enumerate(both):
         spent = np.cumsum(b[place])
-        threshold = ranked[np.searchsorted(spent, fpr * spent[-1] + 1e-9, "right")]
+        first = np.searchsorted(spent, fpr * spent[-1] + 1e-9, "right")
         weight = a[mine.place]
-        draws[i] = weight[positive > threshold].sum() / weight.sum() if np.isfinite(threshold) else 1.0
+        draws[i] = weight[positive > ranked[first]].sum() / weight.sum() if first < len(ranked) else 1.0
     return percentile(draws)

@@ -22,9 +22,10 @@ class Groups:
     unit: str
 
 
-def unit(entities: Sequence[str]) -> str:
-    """What an interval over these rows resamples: "entities" or, below ``FEW_ENTITIES`` of them, "rows"."""
-    return "entities" if len(set(entities)) >= min(FEW_ENTITIES, len(entities)) else "rows"
+def unit(*sides: Sequence[str]) -> str:
+    """What an interval over rows of these entities resamples: "entities", or "rows" if one of the sides has fewer than
+    ``FEW_ENTITIES`` of them (and more rows than entities)."""
+    return "entities" if all(len(set(side)) >= min(FEW_ENTITIES, len(side)) for side in sides) else "rows"
 
 
 def group(entities: Sequence[str]) -> Groups:
@@ -38,7 +39,8 @@ def group(entities: Sequence[str]) -> Groups:
 def draw(count: int, seed: int | Sequence[int], resamples: int) -> np.ndarray:
     """Int64[resamples, count]: how often each of ``count`` groups enters each bootstrap resample.
 
-    The same seed and count give the same draws, so two statistics of the same rows can be compared resample by resample.
+    The same seed and count give the same draws, so two statistics of the same rows can be compared resample by
+    resample.
     """
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
 

@@ -69,6 +69,7 @@ class Output:
 
     logits: Tensor | None
     hidden: dict[int, Tensor]
+    cache: Any = None
 
 
 class ModelAdapter(ABC):

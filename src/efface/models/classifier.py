@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -15,20 +14,19 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from efface.data.rows import Bundle, ImageRow, Row
-from efface.errors import NeedsError
+from efface.errors import NeedsError, SpecError, nearest
 from efface.models import image_folders
 from efface.models.base import Batch, Encoded, ModelAdapter, Output
-from efface.models.cnn import CNNConfig, ImageConfig, config_for, small_cnn
+from efface.models.capture import run
+from efface.models.cnn import CNNConfig, ImageConfig, config_for, image_problem, small_cnn
+
+Compute = Literal["auto", "fp32", "bf16"]
 
 
 def initialise(data: Bundle, folder: Path, seed: int) -> None:
     """Write an untrained ``SmallCNN`` that fits the training rows of ``data`` to ``folder``."""
     rows = [row for role in sorted(data.train) for row in data.train[role]]
     Classifier.fresh(config_for(rows), seed).save(folder)
-
-
-class _Stop(Exception):
-    """Ends a forward whose logits nobody asked for."""
 
 
 class Classifier(ModelAdapter):
@@ -45,8 +43,15 @@ class Classifier(ModelAdapter):
     family: ClassVar[str] = "classifier"
     modality: ClassVar[str] = "image"
 
-    def __init__(self, module: nn.Module, config: ImageConfig, feature_blocks: Sequence[str], *, head: str = "",
-                 compute: Literal["auto", "fp32", "bf16"] = "auto") -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        config: ImageConfig,
+        feature_blocks: Sequence[str],
+        *,
+        head: str = "",
+        compute: Compute = "auto",
+    ) -> None:
         self.module, self.config, self.compute = module.eval(), config, compute
         self.feature_blocks = tuple(feature_blocks)
         known = dict(module.named_modules())
@@ -56,20 +61,24 @@ class Classifier(ModelAdapter):
 
     def _check(self, known: dict[str, nn.Module]) -> None:
         kind = type(self.module).__name__
+        if self.compute not in get_args(Compute):
+            raise SpecError(
+                "spec.bad-value", f"model.compute is {self.compute!r}.", nearest(str(self.compute), get_args(Compute))
+            )
         for name in (*self.feature_blocks, self.head):
             if not name or name not in known:
-                raise NeedsError("model.no-block", f"{kind} has no part called {name!r}.",
-                                 "name the stages in feature_blocks and the output layer in head, as in named_modules().")
+                fix = "name the stages in feature_blocks and the output layer in head."
+                raise NeedsError("model.no-block", f"{kind} has no part called {name!r}.", fix)
         if not self.feature_blocks:
             raise NeedsError("model.no-block", f"No feature blocks are given for {kind}.", "name at least one stage.")
         for what, values in (("mean", self.config.mean), ("std", self.config.std)):
             if len(values) not in (1, self.config.channels) or (what == "std" and min(values) <= 0):
-                raise NeedsError("model.bad-config", f"{what} {list(values)} does not fit {self.config.channels} channels.",
-                                 "give one value, or one per channel; std must be positive.")
+                fix = "give one value, or one per channel; std must be positive."
+                raise NeedsError("model.bad-config", f"{what} {list(values)} does not fit the channels.", fix)
 
     # -- identity -------------------------------------------------------------------------------------------------
     @classmethod
-    def fresh(cls, config: CNNConfig, seed: int, *, device: str = "cpu", compute: Literal["auto", "fp32", "bf16"] = "auto") -> Self:
+    def fresh(cls, config: CNNConfig, seed: int, *, device: str = "cpu", compute: Compute = "auto") -> Self:
         """An untrained ``SmallCNN``; the same config and seed give the same weights."""
         names = [f"stages.{i}" for i in range(len(config.widths))]
         return cls(small_cnn(config, seed).to(image_folders.place(device)), config, names, head="head", compute=compute)
@@ -88,17 +97,23 @@ class Classifier(ModelAdapter):
 
     @classmethod
     def load(cls, folder: Path, **options: Any) -> Self:
-        """Read what ``save`` wrote, or a Hugging Face image-classification folder (safetensors; nothing is unpickled and
-        no code of the folder runs). ``device``: auto, cpu, cuda ...; ``compute``: auto, fp32, bf16; ``feature_blocks``
-        and ``head`` override what the folder says. Errors: see ``image_folders.read``."""
+        """Read what ``save`` wrote, or a Hugging Face image-classification folder (safetensors; nothing is unpickled
+        and no code of the folder runs). ``device``: auto, cpu, cuda ...; ``compute``: auto, fp32, bf16;
+        ``feature_blocks`` and ``head`` override what the folder says. Errors: see ``image_folders.read``."""
         found = image_folders.read(Path(folder), options.pop("feature_blocks", ()), options.pop("head", ""))
         module = found.module.to(image_folders.place(options.pop("device", "cpu")))
         return cls(module, found.config, found.feature_blocks, head=found.head, **options)
 
     def identity(self) -> dict[str, Any]:
         """Architecture, input size, normalisation, stages and compute dtype."""
-        return {"family": self.family, "architecture": type(self._core).__name__, "config": self.config.model_dump(mode="json"),
-                "feature_blocks": list(self.feature_blocks), "head": self.head, "compute": "bf16" if self.compute == "bf16" else "fp32"}
+        return {
+            "family": self.family,
+            "architecture": type(self._core).__name__,
+            "config": self.config.model_dump(mode="json"),
+            "feature_blocks": list(self.feature_blocks),
+            "head": self.head,
+            "compute": "bf16" if self.compute == "bf16" else "fp32",
+        }
 
     # -- structure ------------------------------------------------------------------------------------------------
     @property
@@ -124,22 +139,13 @@ class Classifier(ModelAdapter):
     def encode(self, row: Row | ImageRow, *, prompt: str = "prompt", answers: Sequence[str] = ("answer",)) -> Encoded:
         """One image. Its only answer is its label; images carry no other wording or candidate."""
         if not isinstance(row, ImageRow):
-            raise NeedsError("model.wrong-rows", f"Row {row.id} is text; a classifier reads images.", "choose an image benchmark.")
+            raise NeedsError(
+                "model.wrong-rows", f"Row {row.id} is text; a classifier reads images.", "choose an image benchmark."
+            )
         names = ("answer",) if "answer" in answers else ()
-        problem = f"no {prompt}" if prompt != "prompt" else self._problem(row)
+        problem = f"no {prompt}" if prompt != "prompt" else image_problem(self.config, row)
         pixels = torch.from_numpy(np.array(row.pixels, dtype=np.float32))
         return Encoded(row.id, row.entity, (pixels, int(row.label)), names, 1, len(names), problem)
-
-    def _problem(self, row: ImageRow) -> str:
-        """Why an image cannot be scored ("" if it can)."""
-        shape = (self.config.channels, self.config.height, self.config.width)
-        if row.pixels.shape != shape:
-            return f"the image is {'x'.join(map(str, row.pixels.shape))}, the model takes {'x'.join(map(str, shape))}"
-        if not 0 <= row.label < self.config.classes:
-            return f"label {row.label} is not one of the model's {self.config.classes} classes"
-        if not (np.isfinite(row.pixels).all() and row.pixels.min() >= 0 and row.pixels.max() <= 1):
-            return "pixels are not all between 0 and 1"
-        return ""
 
     def collate(self, rows: Sequence[Encoded], index: Sequence[int]) -> Batch:
         """Stack images, normalised; every image has the same size, so there is no padding."""
@@ -148,8 +154,10 @@ class Classifier(ModelAdapter):
         scored = torch.tensor([i for i, row in enumerate(rows) if row.labels], dtype=torch.long)
         labels = torch.tensor([row.payload[1] for row in rows if row.labels], dtype=torch.long)
         mask = torch.ones(len(rows), 1, dtype=torch.bool)
-        return Batch(torch.tensor(list(index), dtype=torch.long), {"pixel_values": (pixels - mean) / std}, scored,
-                     torch.zeros_like(scored), labels, scored.clone(), mask, mask.clone(), tuple(rows))
+        return Batch(
+            torch.tensor(list(index), dtype=torch.long), {"pixel_values": (pixels - mean) / std}, scored,
+            torch.zeros_like(scored), labels, scored.clone(), mask, mask.clone(), tuple(rows),
+        )  # fmt: skip
 
     # -- computation ----------------------------------------------------------------------------------------------
     def forward(self, batch: Batch, *, logits: bool = True, hidden: Iterable[int] = ()) -> Output:
@@ -157,31 +165,18 @@ class Classifier(ModelAdapter):
         last stage. Without logits the forward ends as soon as the asked stages have run."""
         pixels, wanted, blocks = batch.inputs["pixel_values"], set(hidden), self.blocks
         if bad := [layer for layer in wanted if not 0 <= layer <= len(blocks)]:
-            raise NeedsError("model.no-layer", f"Layer {bad[0]} was asked for; this classifier has layers 0 to {len(blocks)}.",
-                             "ask for one of those.")
-        found = {0: pixels.flatten(1)[:, None]} if 0 in wanted else {}
-        if not logits and len(found) == len(wanted):
-            return Output(None, found)
-
-        def catch(layer: int) -> Any:
-            def hook(part: nn.Module, inputs: Any, out: Any) -> None:
-                found[layer] = _pool(out)[:, None]
-                if not logits and len(found) == len(wanted):
-                    raise _Stop
-            return hook
-
-        handles = [blocks[layer - 1].register_forward_hook(catch(layer)) for layer in sorted(wanted - {0})]
-        try:
-            out = self.module(pixels)
-        except _Stop:
-            return Output(None, found)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if missing := wanted - set(found):
-            raise NeedsError("model.block-not-run", f"{self.feature_blocks[min(missing) - 1]} does not run in a forward.", "name stages that do.")
+            cause = f"Layer {bad[0]} was asked for; this classifier has 0 to {len(blocks)}."
+            raise NeedsError("model.no-layer", cause, "ask for one of those.")
+        pooled = {0: pixels.flatten(1)} if 0 in wanted else {}
+        out = None
+        if logits or len(pooled) < len(wanted):
+            out, found = run(self.module, pixels, {i: blocks[i - 1] for i in sorted(wanted - {0})}, stop=not logits)
+            pooled |= found
+        states = {layer: value[:, None] for layer, value in pooled.items()}
+        if not logits:
+            return Output(None, states)
         scores = out if isinstance(out, Tensor) else out.logits
-        return Output(scores.float()[batch.label_at], found)
+        return Output(scores.float()[batch.label_at], states)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 only where asked for (``compute="bf16"``): small networks gain nothing from it."""
@@ -195,12 +190,3 @@ class Classifier(ModelAdapter):
                 if isinstance(part, _BatchNorm):
                     part.eval()
             yield
-
-
-def _pool(out: Any) -> Tensor:
-    """A stage's output as Float[rows, width]: mean over map positions or tokens."""
-    out = out[0] if isinstance(out, (tuple, list)) else getattr(out, "last_hidden_state", out)
-    if isinstance(out, Tensor) and out.dim() in (2, 3, 4):
-        return out if out.dim() == 2 else out.mean(1) if out.dim() == 3 else out.mean((2, 3))
-    raise NeedsError("model.bad-block", "A feature block gives neither Float[rows, channels, h, w] nor Float[rows, tokens, width].",
-                     "name other stages in feature_blocks.")

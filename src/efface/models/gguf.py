@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from efface.errors import ModelError
 from efface.models.cachedir import cache_root, publish
-from efface.models.gguf_tokenizer import USE_ORIGINAL, build_tokenizer
+from efface.models.gguf_file import USE_ORIGINAL, broken, dequantised, open_file, read_metadata, unread
+from efface.models.gguf_tokenizer import build_tokenizer
 from efface.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def convert(path: Path, sha256: str, *, progress: Progress = SILENT) -> Path:
     folder = converted_folder(sha256)
     if folder.is_dir():
         return folder
-    reader = _open(path)
-    architecture = _metadata(reader, path)("general.architecture", "")
+    reader = open_file(path)
+    architecture = read_metadata(reader, path)("general.architecture", "")
     if architecture != "llama":
         raise ModelError("model.gguf-architecture",
                          f"{path} holds a model of architecture {architecture!r}; only 'llama' is read.", USE_ORIGINAL)
@@ -65,34 +65,11 @@ def unpermute(weight: Tensor, heads: int) -> Tensor:
     return weight.reshape(heads, rows // heads // 2, 2, width).transpose(1, 2).reshape(rows, width)
 
 
-def _open(path: Path) -> GGUFReader:
-    from gguf import GGUFReader
-
-    try:
-        return GGUFReader(path)
-    except (ValueError, KeyError, IndexError, OverflowError, TypeError) as error:
-        raise _broken(f"{path} cannot be read as a GGUF file: {error}.") from error
-
-
-def _metadata(reader: GGUFReader, path: Path) -> Callable[..., Any]:
-    """``metadata(key, default)``; without a default a missing key is an error."""
-
-    def get(key: str, *default: Any) -> Any:
-        field = reader.get_field(key)
-        if field is not None:
-            return field.contents()
-        if not default:
-            raise _broken(f"{path} does not say {key}.")
-        return default[0]
-
-    return get
-
-
 def _write(reader: GGUFReader, path: Path, sha256: str, target: Path, progress: Progress) -> None:
     from safetensors.torch import save_file
     from transformers import GenerationConfig
 
-    get = _metadata(reader, path)
+    get = read_metadata(reader, path)
     config = _config(reader, path)
     tokenizer = build_tokenizer(get, config.max_position_embeddings, str(path))
     save_file(_weights(reader, config, path, progress), target / "model.safetensors", metadata={"format": "pt"})
@@ -106,33 +83,34 @@ def _write(reader: GGUFReader, path: Path, sha256: str, target: Path, progress: 
 
 
 def _config(reader: GGUFReader, path: Path) -> LlamaConfig:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import LlamaConfig
 
-    get = _metadata(reader, path)
+    get = read_metadata(reader, path)
     for key, allowed in PLAIN.items():
         if get(key, None) not in allowed:
-            raise _unread(f"{path} sets {key} to {get(key)!r}, which cannot be carried over.")
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    if "token_embd.weight" not in tensors:
-        raise _broken(f"{path} has no tensor token_embd.weight.")
-    width, vocabulary = (int(n) for n in tensors["token_embd.weight"].shape)
-    heads = get("llama.attention.head_count")
+            raise unread(f"{path} sets {key} to {get(key)!r}, which cannot be carried over.")
+    shapes = {tensor.name: [int(n) for n in tensor.shape] for tensor in reader.tensors}
+    width, vocabulary = (shapes.get("token_embd.weight", []) + [0, 0])[:2]
+    heads, blocks = get("llama.attention.head_count"), get("llama.block_count")
+    if not 0 < heads <= width or len(PER_BLOCK) * blocks > len(shapes):
+        raise broken(f"{path} lacks tensors of the {blocks} blocks and {heads} heads that it should have.")
     head_width = get("llama.attention.key_length", width // heads)
     if get("llama.rope.dimension_count", head_width) != head_width:
-        raise _unread(f"{path} rotates only a part of each head, which cannot be carried over.")
+        raise unread(f"{path} rotates only a part of each head, which cannot be carried over.")
     try:
         return LlamaConfig(
             vocab_size=vocabulary, hidden_size=width, intermediate_size=get("llama.feed_forward_length"),
-            num_hidden_layers=get("llama.block_count"), num_attention_heads=heads, head_dim=head_width,
+            num_hidden_layers=blocks, num_attention_heads=heads, head_dim=head_width,
             num_key_value_heads=get("llama.attention.head_count_kv", heads),
             max_position_embeddings=get("llama.context_length"),
             rms_norm_eps=_shortest(get("llama.attention.layer_norm_rms_epsilon")),
             rope_parameters={"rope_type": "default", "rope_theta": _shortest(get("llama.rope.freq_base", 10000.0))},
-            tie_word_embeddings="output.weight" not in tensors, architectures=["LlamaForCausalLM"], dtype="bfloat16",
+            tie_word_embeddings="output.weight" not in shapes, architectures=["LlamaForCausalLM"], dtype="bfloat16",
             **{f"{name}_id": get(f"tokenizer.ggml.{key}_token_id", None)
                for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"))})
-    except (ValueError, TypeError) as error:  # what transformers' own validation raises derives from these
-        raise _broken(f"{path} describes no valid Llama model: {error}.") from error
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise broken(f"{path} describes no valid Llama model: {error}.") from error
 
 
 def _shortest(value: float) -> float:
@@ -146,16 +124,16 @@ def _weights(reader: GGUFReader, config: LlamaConfig, path: Path, progress: Prog
     weights: dict[str, Tensor] = {}
     with progress.step(f"reading {path.name}", total=len(reader.tensors)) as step:
         for tensor in reader.tensors:
-            name, weight = _hugging_face_name(tensor.name), _dequantised(tensor, path)
+            name, weight = _hugging_face_name(tensor.name), dequantised(tensor, path)
             if expected.get(name) != tuple(weight.shape):
-                raise _unread(f"{path}: tensor {tensor.name} {tuple(weight.shape)} has no place in this Llama model.")
+                raise unread(f"{path}: tensor {tensor.name} {tuple(weight.shape)} has no place in this Llama model.")
             part = name.split(".")[-2]
             weight = unpermute(weight, heads[part]) if part in heads else weight
             weights[name] = weight.to(torch.bfloat16).contiguous()
             progress.advance(step)
     missing = sorted(set(expected) - set(weights))
     if missing:
-        raise _broken(f"{path} lacks {len(missing)} tensors, the first is {missing[0]}.")
+        raise broken(f"{path} lacks {len(missing)} tensors, the first is {missing[0]}.")
     return weights
 
 
@@ -175,23 +153,3 @@ def _hugging_face_name(name: str) -> str:
     if len(parts) == 4 and parts[0] == "blk" and parts[2] in PER_BLOCK and parts[3] == "weight":
         return f"model.layers.{parts[1]}.{PER_BLOCK[parts[2]]}.weight"
     return TOP_LEVEL.get(name, "")
-
-
-def _dequantised(tensor: Any, path: Path) -> Tensor:
-    """Float32[out, in] of one stored tensor."""
-    from gguf.quants import dequantize
-
-    try:
-        values = dequantize(tensor.data, tensor.tensor_type)
-    except (NotImplementedError, ValueError) as error:
-        raise _unread(f"{path}: {tensor.name} is stored as {tensor.tensor_type.name}, which is not read.") from error
-    # float32 files are mapped read-only, and torch wants memory it may write
-    return torch.from_numpy(np.array(values, dtype=np.float32))
-
-
-def _broken(cause: str) -> ModelError:
-    return ModelError("model.gguf-broken", cause, "fetch the file again.")
-
-
-def _unread(cause: str) -> ModelError:
-    return ModelError("model.gguf-feature", cause, USE_ORIGINAL)

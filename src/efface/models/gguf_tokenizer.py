@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from efface.errors import ModelError
+from efface.models.gguf_file import USE_ORIGINAL
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-USE_ORIGINAL = "give the original Hugging Face folder (safetensors and tokenizer.json) of this model instead."
 
 
 def build_tokenizer(metadata: Callable[..., Any], context: int, file: str) -> PreTrainedTokenizerFast:

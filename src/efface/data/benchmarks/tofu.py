@@ -28,7 +28,6 @@ CARD = Card(
                "retain_perturbed covers the first 20 authors", "no perturbed or paraphrased answer is ever trained on"),
     derived=("entity = row position in full // 20",
              "without a holdout file, authors that a restricted retain set leaves untrained are the holdout set"),
-    systems=("S14",),
 )
 
 
@@ -101,8 +100,8 @@ class Full:
         for position, record in enumerate(records):
             key = (_text(record, "question"), _text(record, "answer"))
             if key in self._at:
-                raise DataError("data.duplicate-row",
-                                f"{record.where}: the same row as {records[self._at[key]].where}.", "get the file again.")
+                raise DataError("data.duplicate-row", f"{record.where}: the same row as "
+                                f"{records[self._at[key]].where}.", "get the file again.")
             self._at[key] = position
             self._question.setdefault(key[0], []).append(position)
 

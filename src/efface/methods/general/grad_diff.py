@@ -13,9 +13,13 @@ CARD = Card(
     title="Gradient difference",
     source="arXiv:2203.12817; TOFU arXiv:2401.06121",
     code="locuslab/open-unlearning (GradDiff); locuslab/tofu",
-    summary="-CE(forget) + CE(retain), each a mean over answer tokens; weights are train.forget_weight and train.retain_weight.",
+    summary="-CE(forget) + CE(retain), each a mean over answer tokens; weights are train.forget_weight and "
+    "train.retain_weight.",
     confirmed=("forget and retain weight 1 each", "retain term NLL, KL as an option"),
-    differs=("KL at answer tokens only; open-unlearning also averages over prompt and padding, so its weight depends on padding",),
+    differs=(
+        "KL at answer tokens only; open-unlearning also averages over prompt and padding, so its weight depends on "
+        "padding",
+    ),
     fooled_by=("the forget term is unbounded; a small retain weight ends in collapse",),
 )
 

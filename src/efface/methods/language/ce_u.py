@@ -15,8 +15,9 @@ CARD = Card(
     title="Cross Entropy Unlearning (CE-U)",
     source="arXiv:2503.01224",
     code="locuslab/open-unlearning (CEU)",
-    summary="Target = softmax of the model's own logits with the gold logit at -inf, held constant; forget rows only. The gradient "
-            "per token is p_gold in size, so it is bounded and fades.",
+    summary="Target = softmax of the model's own logits with the gold logit at -inf, held constant; forget rows "
+    "only. The gradient "
+    "per token is p_gold in size, so it is bounded and fades.",
     confirmed=("target detached, recomputed at every step", "first answer token left out", "no retain term", "lr 1e-5"),
     fooled_by=("drifts when run long, since nothing holds the retain rows",),
 )
@@ -27,7 +28,12 @@ class CEU(LossMethod):
     """mean over answer tokens, without the first ``skip`` of each row, of CE(softmax(logits, gold = -inf), model)."""
 
     class Settings(Settings):
-        skip: int = setting(1, "leading answer tokens of each row that are not trained on", source="open-unlearning, ignore_first_n", ge=0)
+        skip: int = setting(
+            1,
+            "leading answer tokens of each row that are not trained on",
+            source="open-unlearning, ignore_first_n",
+            ge=0,
+        )
 
     family_tag = "divergence"
 
@@ -37,8 +43,12 @@ class CEU(LossMethod):
         for row in context.forget:
             encoded = context.adapter.encode(row)
             if not encoded.problem and encoded.labels <= self.settings.skip:
-                raise NeedsError("method.answer-too-short", f"{self.name} skips the first {self.settings.skip} tokens of an answer, and "
-                                 f"row {row.id} has {encoded.labels}.", "lower method.skip or leave the row out.")
+                raise NeedsError(
+                    "method.answer-too-short",
+                    f"{self.name} skips the first {self.settings.skip} tokens of an answer, and "
+                    f"row {row.id} has {encoded.labels}.",
+                    "lower method.skip or leave the row out.",
+                )
 
     def forget_loss(self, view: View) -> Tensor:
         """Soft cross-entropy; the divisor counts the tokens that are left in the whole effective batch."""

@@ -17,14 +17,23 @@ CARD = Card(
     title="Primal-dual unlearning (constrained entropic unlearning)",
     source="arXiv:2506.05314",
     code="locuslab/open-unlearning (PDU)",
-    summary="min mean (max logit - mean logit)^2 on forget tokens, subject to retain CE <= eps; loss = flat + a (CE_r - eps), "
-            "a <- max(0, a + step (CE_r - eps)).",
-    confirmed=("a starts at 100, step 5, first half of the run without dual steps, lr 1e-5 (TOFU script)",
-               "MUSE: a 50, step 1, eps 1.5 News / 0.1 Books, warm-up 3 of 10 epochs", "the dual step uses the retain loss of the same batch"),
-    derived=("eps, which the code demands, is set to the target's own retain loss on the first batch plus `margin` when it is not given",
-             "warm-up as a share of the run instead of epochs"),
-    differs=("forget positions are those that predict answer tokens; the released mask is not shifted, so it is off by one",
-             "one dual step per optimizer step; the released code takes one per micro-batch"),
+    summary="min mean (max logit - mean logit)^2 on forget tokens, subject to retain CE <= eps; loss = flat + a "
+    "(CE_r - eps), "
+    "a <- max(0, a + step (CE_r - eps)).",
+    confirmed=(
+        "a starts at 100, step 5, first half of the run without dual steps, lr 1e-5 (TOFU script)",
+        "MUSE: a 50, step 1, eps 1.5 News / 0.1 Books, warm-up 3 of 10 epochs",
+        "the dual step uses the retain loss of the same batch",
+    ),
+    derived=(
+        "eps, which the code demands, is set to the target's own retain loss on the first batch plus `margin` when "
+        "it is not given",
+        "warm-up as a share of the run instead of epochs",
+    ),
+    differs=(
+        "forget positions are those that predict answer tokens; the released mask is not shifted, so it is off by one",
+        "one dual step per optimizer step; the released code takes one per micro-batch",
+    ),
     fooled_by=("eps below what the model can reach makes a grow without end, and forgetting stops",),
 )
 
@@ -36,10 +45,18 @@ class PDU(LossMethod):
     class Settings(Settings):
         dual: float = setting(100.0, "dual variable a at the start", source="TOFU script; MUSE 50", ge=0)
         dual_step: float = setting(5.0, "step size of the dual variable", source="TOFU script; MUSE 1", ge=0)
-        eps: float | None = setting(None, "bound on the retain loss in nats per token (none: the target's own plus margin)",
-                                    source="TOFU script: 0.3", ge=0)
-        margin: float = setting(0.1, "eps not given: nats per token above the target's own retain loss", source="derived", ge=0)
-        dual_warmup: float = setting(0.5, "share of the run before the dual variable moves", source="TOFU script: 5 of 10 epochs", ge=0, le=1)
+        eps: float | None = setting(
+            None,
+            "bound on the retain loss in nats per token (none: the target's own plus margin)",
+            source="TOFU script: 0.3",
+            ge=0,
+        )
+        margin: float = setting(
+            0.1, "eps not given: nats per token above the target's own retain loss", source="derived", ge=0
+        )
+        dual_warmup: float = setting(
+            0.5, "share of the run before the dual variable moves", source="TOFU script: 5 of 10 epochs", ge=0, le=1
+        )
 
     needs = Needs(retain=True)
     family_tag = "divergence"
@@ -52,13 +69,21 @@ class PDU(LossMethod):
         """Also refuses a retain weight of 0, which would leave the constraint out."""
         super().check(context)
         if context.train.retain_weight == 0:
-            raise NeedsError("method.needs-retain", f"{self.name} is a constraint on the retain loss, and train.retain_weight is 0.",
-                             "give it a weight, or use a method without a retain set (grad_ascent).")
+            raise NeedsError(
+                "method.needs-retain",
+                f"{self.name} is a constraint on the retain loss, and train.retain_weight is 0.",
+                "give it a weight, or use a method without a retain set (grad_ascent).",
+            )
 
     def start(self, context: Context) -> None:
-        """Length of the warm-up in steps."""
+        """Dual variable and bound as set; length of the warm-up in steps."""
+        self.dual, self.eps = self.settings.dual, self.settings.eps
         batch = min(context.train.batch_size, len(context.forget))
-        steps = context.train.steps if context.train.steps is not None else math.ceil(context.train.epochs * len(context.forget) / batch)
+        steps = (
+            context.train.steps
+            if context.train.steps is not None
+            else math.ceil(context.train.epochs * len(context.forget) / batch)
+        )
         self.warm_steps = round(self.settings.dual_warmup * steps)
 
     def forget_loss(self, view: View) -> Tensor:
@@ -71,7 +96,7 @@ class PDU(LossMethod):
         return self.dual * (view.mean_tokens(-view.logp) - (self.eps or 0.0) * share)
 
     def after_step(self, step: int, report: dict[str, float]) -> None:
-        """Dual ascent. The first report is the target's own retain loss, because no weight had moved when it was taken."""
+        """Dual ascent. The first report holds the target's own retain loss: no weight had moved when it was taken."""
         if self.eps is None:
             self.eps = report["retain_nll"] + self.settings.margin
         if step > self.warm_steps:

@@ -17,10 +17,14 @@ CARD = Card(
     title="Saturation and importance reweighting (SatImp)",
     source="arXiv:2505.11953",
     code="Puning97/SatImp-for-LLM-Unlearning; locuslab/open-unlearning (SatImp)",
-    summary="mean_t p^beta1 (1-p)^beta2 log p with a constant weight: p^beta1 spares forgotten tokens, (1-p)^beta2 certain ones.",
+    summary="mean_t p^beta1 (1-p)^beta2 log p with a constant weight: p^beta1 spares forgotten tokens, (1-p)^beta2 "
+    "certain ones.",
     confirmed=("weights detached, mean over answer tokens", "beta1 5, beta2 1, lr 1e-5, 5 epochs"),
-    differs=("forget : retain is 1 : 0.1 in open-unlearning's README and class but 0.1 : 1 in its yaml; both are presets here",
-             "no reference model is held (the released class copies one that it never uses)"),
+    differs=(
+        "forget : retain is 1 : 0.1 in open-unlearning's README and class but 0.1 : 1 in its yaml; both are presets "
+        "here",
+        "no reference model is held (the released class copies one that it never uses)",
+    ),
     fooled_by=("a fully memorised token (p = 1) has weight 0: such a target hardly moves at the start",),
 )
 
@@ -35,7 +39,10 @@ class SatImp(WithRetain):
         beta1: float = setting(5.0, "exponent of p (saturation)", source="paper; open-unlearning", ge=0)
         beta2: float = setting(1.0, "exponent of 1 - p (importance); 0 = WGA", source="paper; open-unlearning", ge=0)
         preset: Literal["readme", "yaml", "equal"] = setting(
-            "readme", "forget : retain weight: readme 1 : 0.1, yaml 0.1 : 1, equal 1 : 1", source="open-unlearning, which contradicts itself")
+            "readme",
+            "forget : retain weight: readme 1 : 0.1, yaml 0.1 : 1, equal 1 : 1",
+            source="open-unlearning, which contradicts itself",
+        )
 
     needs = Needs(retain=True)
     family_tag = "divergence"

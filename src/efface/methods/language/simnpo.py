@@ -15,9 +15,13 @@ CARD = Card(
     title="Simple Negative Preference Optimization",
     source="arXiv:2410.07163",
     code="OPTML-Group/Unlearn-Simple",
-    summary="Pushes the per-token NLL of an answer above delta; no reference model, so long and short answers weigh the same.",
-    confirmed=("mean (not summed) token NLL per row inside the sigmoid", "factor 2/beta", "forget weight 0.125, beta 4.5, delta 0 on "
-               "TOFU forget10; 0.1375 and 2.5 on forget05 (released config)"),
+    summary="Pushes the per-token NLL of an answer above delta; no reference model, so long and short answers weigh "
+    "the same.",
+    confirmed=(
+        "mean (not summed) token NLL per row inside the sigmoid",
+        "factor 2/beta",
+        "forget weight 0.125, beta 4.5, delta 0 on TOFU forget10; 0.1375 and 2.5 on forget05 (released config)",
+    ),
     derived=("delta is the code's gamma with its sign turned into a threshold on the NLL, as in open-unlearning",),
     fooled_by=("slow starter: with published settings it hardly leaves the target on TOFU forget01 at 1B",),
 )

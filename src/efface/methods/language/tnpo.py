@@ -15,7 +15,8 @@ CARD = Card(
     title="Token-wise NPO",
     source="arXiv:2502.19301",
     code="tmlr-group/G-effect (tnpo)",
-    summary="Gradient ascent with the constant weight 2 p^b / (p^b + ref^b) at each token: NPO applied to tokens, not rows.",
+    summary="Gradient ascent with the constant weight 2 p^b / (p^b + ref^b) at each token: NPO applied to tokens, "
+    "not rows.",
     confirmed=("weight detached", "beta 4 when none is given", "mean over answer tokens"),
     derived=("the weight is computed as 2 sigmoid(b (log p - log ref)), which is the same and cannot overflow",),
     differs=("no 1e-5 in the denominator, which in the code turns the weight off where both probabilities are tiny",),

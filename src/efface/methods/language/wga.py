@@ -26,7 +26,9 @@ class WGA(WithRetain):
     """mean_tokens sg(p^beta) log p + retain term; beta = 0 is gradient difference."""
 
     class Settings(RetainSettings):
-        beta: float = setting(1.0, "exponent of the weight; 0 = plain gradient ascent", source="open-unlearning; 5 in G-effect", ge=0)
+        beta: float = setting(
+            1.0, "exponent of the weight; 0 = plain gradient ascent", source="open-unlearning; 5 in G-effect", ge=0
+        )
 
     needs = Needs(retain=True)
     family_tag = "divergence"

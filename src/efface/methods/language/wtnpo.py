@@ -17,8 +17,10 @@ CARD = Card(
     code="tmlr-group/G-effect (wtnpo)",
     summary="Gradient ascent with the constant weight 2 p^(a+b) / (p^b + ref^b) at each token.",
     confirmed=("weight detached", "beta 4 when none is given", "mean over answer tokens"),
-    derived=("a = 1.5 is taken from our notes on the paper; the code reads it from the name of the loss",
-             "the weight is computed as 2 sigmoid(b (log p - log ref)) exp(a log p)"),
+    derived=(
+        "a = 1.5 is taken from our notes on the paper; the code reads it from the name of the loss",
+        "the weight is computed as 2 sigmoid(b (log p - log ref)) exp(a log p)",
+    ),
     differs=("no 1e-5 in the denominator",),
 )
 

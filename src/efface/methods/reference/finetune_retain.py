@@ -34,5 +34,13 @@ class FinetuneRetain(Method):
     def apply(self, context: Context) -> None:
         """Train ``context.adapter`` in place."""
         self.check(context)
-        context.notes["training"] = fit(context.adapter, context.retain, context.train, seed=context.seed, label=self.name,
-                                        progress=context.progress, checkpoints=context.checkpoints, log=context.log)
+        context.notes["training"] = fit(
+            context.adapter,
+            context.retain,
+            context.train,
+            seed=context.seed,
+            label=self.name,
+            progress=context.progress,
+            checkpoints=context.checkpoints,
+            log=context.log,
+        )

@@ -28,18 +28,29 @@ class Retrain(Method):
     moves = "down"
 
     def check(self, context: Context) -> None:
-        """Also refuses settings that plain training would ignore, and LoRA (the result is not the target plus an adapter)."""
+        """Also refuses settings that plain training would ignore, and LoRA (the result is no adapter on the target)."""
         super().check(context)
         check_plain(self.name, context.train)
         if context.train.select.kind == "lora":
-            raise NeedsError("method.no-lora", f"{self.name} starts from the base model, so its result is no adapter on the target.",
-                             "set train.select.kind to full or layers.")
+            raise NeedsError(
+                "method.no-lora",
+                f"{self.name} starts from the base model, so its result is no adapter on the target.",
+                "set train.select.kind to full or layers.",
+            )
 
     def apply(self, context: Context) -> None:
         """Train a fresh base model and put it in the place of the target."""
         self.check(context)
         assert context.base is not None
         fresh = context.base()
-        context.notes["training"] = fit(fresh, context.retain, context.train, seed=context.seed, label=self.name,
-                                        progress=context.progress, checkpoints=context.checkpoints, log=context.log)
+        context.notes["training"] = fit(
+            fresh,
+            context.retain,
+            context.train,
+            seed=context.seed,
+            label=self.name,
+            progress=context.progress,
+            checkpoints=context.checkpoints,
+            log=context.log,
+        )
         context.adapter = fresh

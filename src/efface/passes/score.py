@@ -1,0 +1,124 @@
+"""Score pass: one teacher-forced forward per batch gives every per-token number that metrics read, and, where asked for,
+the greedy answers that start from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from efface.data.rows import Rows
+from efface.models.base import Batch, Encoded, ModelAdapter
+from efface.passes.batching import batches, label_budget
+from efface.passes.generate import Greedy, GenerateSettings, generation_table
+from efface.passes.tables import TOKENS
+from efface.progress import SILENT, Progress
+
+CHUNK = 128  # label rows reduced at once
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """``tokens``: one row per (data row, candidate); ``generations``: one per data row, or None."""
+
+    tokens: pa.Table
+    generations: pa.Table | None
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """Per label token, float32 on the CPU: gold log-prob, argmax hit, rank of gold (0 = first), sum p log p, spread."""
+
+    lp: Tensor
+    hit: Tensor
+    rank: Tensor
+    mu: Tensor
+    sigma: Tensor
+    best: Tensor
+
+
+def score(adapter: ModelAdapter, rows: Rows, *, prompt: str = "prompt", answers: Sequence[str] = ("answer",), token_budget: int = 4096,
+          generate: GenerateSettings | None = None, progress: Progress = SILENT) -> ScoreResult:
+    """Score every candidate answer of every row; tables come in the order of ``rows``.
+
+    With ``generate``, the greedy answer comes from the same forward: where the argmax agrees with the gold answer to its
+    end it is already known, elsewhere decoding goes on from the first miss with the keys and values at hand.
+    """
+    wanted = tuple(answers) if generate is None or "answer" in answers else ("answer", *answers)
+    if generate is not None:
+        wanted = ("answer", *(a for a in wanted if a != "answer"))  # the gold branch first: its keys follow the prompt's
+    encoded = [adapter.encode(row, prompt=prompt, answers=wanted) for row in rows]
+    lines: list[list[dict[str, Any]]] = [[] for _ in rows]
+    greedy = Greedy(adapter, rows, encoded, generate) if generate is not None else None
+    with adapter.evaluating(), progress.step(f"score {len(rows)} rows", len(rows)) as task:
+        for part in batches(encoded, token_budget=token_budget, labels=label_budget(adapter)):
+            batch = adapter.collate([encoded[i] for i in part], part).to(adapter.device)
+            out = adapter.forward(batch, cache=True) if greedy else adapter.forward(batch)  # type: ignore[call-arg]
+            stats = reduce(out.logits, batch.label_id)
+            _lines(lines, batch, stats, answers, encoded, rows, prompt)
+            if greedy:
+                greedy.take(batch, stats.best, stats.hit, out.cache)
+            progress.advance(task, len(part))
+        if greedy:
+            greedy.finish()
+    table = pa.Table.from_pylist([line for i, found in enumerate(lines) for line in found or _unscored(encoded[i], rows[i], prompt, answers)], schema=TOKENS)
+    return ScoreResult(table, generation_table(adapter, rows, encoded, greedy.done, prompt) if greedy else None)
+
+
+def reduce(logits: Tensor | None, gold: Tensor) -> TokenStats:
+    """All per-token numbers from Float32[L, V] logits, in chunks; nothing of size V is kept."""
+    assert logits is not None
+    parts = [_reduce(logits[k : k + CHUNK].float(), gold[k : k + CHUNK]) for k in range(0, len(gold), CHUNK)]
+    return TokenStats(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+def _reduce(logits: Tensor, gold: Tensor) -> tuple[Tensor, ...]:
+    logp = torch.log_softmax(logits, dim=-1)
+    lp = logp.gather(1, gold[:, None]).squeeze(1)
+    best = logits.argmax(-1)
+    p = logp.exp()
+    terms = p * logp.clamp(min=-1e4)  # p = 0 where log p = -inf: the term is 0, not NaN
+    mu = terms.sum(-1)
+    second = (terms * logp.clamp(min=-1e4)).sum(-1)
+    sigma = (second - mu * mu).clamp(min=0).sqrt()
+    rank = (logp > lp[:, None]).sum(-1)
+    return lp, best == gold, rank, mu, sigma, best
+
+
+def _lines(lines: list[list[dict[str, Any]]], batch: Batch, stats: TokenStats, answers: Sequence[str], encoded: Sequence[Encoded], rows: Rows, prompt: str) -> None:
+    """One table line per candidate that was asked for."""
+    index, row_of, branch_of = batch.index.tolist(), batch.label_row.tolist(), batch.label_branch.tolist()
+    columns = {name: getattr(stats, name).tolist() for name in ("lp", "hit", "rank", "mu", "sigma")}
+    start = 0
+    while start < len(row_of):
+        end = start
+        while end < len(row_of) and (row_of[end], branch_of[end]) == (row_of[start], branch_of[start]):
+            end += 1
+        i = index[row_of[start]]
+        name = encoded[i].names[branch_of[start]]
+        if name.split(":")[0] in answers:
+            lines[i].append({"row": encoded[i].row_id, "entity": encoded[i].entity, "prompt": prompt, "variant": name,
+                             **{k: v[start:end] for k, v in columns.items()}, "eos": adapter_ends(rows[i], prompt), "text": _text(rows[i], name), "problem": ""})
+        start = end
+
+
+def adapter_ends(row: Any, prompt: str) -> bool:
+    """Whether the row's last target is an end token: answers to a question have one, documents and images do not."""
+    return bool(getattr(row, prompt, "")) if prompt else False
+
+
+def _text(row: Any, name: str) -> str:
+    stem, _, number = name.partition(":")
+    value = getattr(row, stem, "")
+    return value[int(number)] if number else str(value) if isinstance(value, str) else ""
+
+
+def _unscored(encoded: Encoded, row: Any, prompt: str, answers: Sequence[str]) -> list[dict[str, Any]]:
+    """Lines of a row that could not be scored: kept, with the reason and empty lists."""
+    names = [n for n in encoded.names if n.split(":")[0] in answers] or [a for a in answers if a != "wrong"][:1]
+    return [{"row": encoded.row_id, "entity": encoded.entity, "prompt": prompt, "variant": name, "lp": [], "hit": [], "rank": [], "mu": [], "sigma": [],
+             "eos": False, "text": _text(row, name), "problem": encoded.problem} for name in names]

@@ -1,0 +1,161 @@
+"""Attacks of a run: what each does, what came of it in words, its charts, and the numbers behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from efface.report.charts import Plot, Series
+from efface.report.glossary import ATTACKS, THREATS, title
+from efface.report.model import AttackView
+from efface.report.text import budget, interval, number, role_title, set_title, signed, visible, words
+from efface.runs.loading import LoadedRun
+from efface.runs.results import Curve, Finding, Gap, Point
+
+ORDER = {"unlearned": 0, "reference": 1, "target": 2}
+
+
+def attacks(run: LoadedRun) -> tuple[AttackView, ...]:
+    """One view for each attack, in the order of their names."""
+    found = run.conclusion.findings if run.conclusion else []
+    by_attack = groupby(sorted(run.curves, key=lambda c: c.attack), key=lambda c: c.attack)
+    return tuple(_view(run, name, list(curves), found) for name, curves in by_attack)
+
+
+def _view(run: LoadedRun, name: str, curves: Sequence[Curve], found: Sequence[Finding]) -> AttackView:
+    head = curves[0]
+    evidence = next((f for f in found if f.kind == "recovery" and f.name.split(": ")[-1] == name), None)
+    sentences = tuple(_sentences(head, evidence)) + tuple(
+        visible(f.says) for f in found if f.kind == "power" and f.name.split(": ")[-1] == name)
+    reason = visible(head.reason, 400)
+    if not _measured(head):
+        reason = reason or "no point of its curve was recorded"
+        return AttackView(words(name), _about(name), _threat(head), (), reason=reason, partial=head.partial)
+    plots = tuple(_plot(run, c) for c in curves if len(_budgets(c)) > 1 and _measured(c))
+    top, rows = _table(head)
+    return AttackView(words(name), _about(name), _threat(head), sentences, plots, top, rows, reason, head.partial)
+
+
+def _measured(curve: Curve) -> bool:
+    return any(p.value is not None for p in curve.points)
+
+
+def _about(name: str) -> str:
+    return ATTACKS.get(name) or next((text for key, text in ATTACKS.items() if name.startswith(key)), "")
+
+
+def _threat(curve: Curve) -> str:
+    return f"{curve.threat}: {THREATS[curve.threat]}" if curve.threat in THREATS else visible(curve.threat, 60)
+
+
+# -- in words ----------------------------------------------------------------------------------------------------
+def _sentences(curve: Curve, found: Finding | None) -> Iterator[str]:
+    """Excess over the reference under the same attack (the only evidence of residue), then the highest value."""
+    measure = title(curve.metric).lower()
+    if found is not None and isinstance(found.evidence.get("value"), int | float):
+        gap = Gap.model_validate({**found.evidence, "at": found.evidence.get("budget") or {}})
+        yield _excess(measure, gap, found.p)
+    elif curve.excess is not None and curve.excess.value is not None:
+        yield _excess(measure, curve.excess, None)
+    else:
+        why = visible(curve.reason, 300) or "there is no control"
+        yield f"Excess over the reference: not computed, because {why}."
+    start = next((p for p in curve.points if p.role == "unlearned" and p.value is not None), None)
+    if start is not None and curve.recovered is not None and curve.recovered.value is not None:
+        most, where = number(curve.recovered.value), _where(curve.recovered.at).lower()
+        yield f"The unlearned model reached at most {most}, {where}; without an attack it is at {number(start.value)}."
+
+
+def _excess(measure: str, gap: Gap, p: float | None) -> str:
+    text = f"{_where(gap.at)}, {measure} was {signed(gap.value)} against the reference under the same attack"
+    if not (spread := interval(gap.low, gap.high, sign=True)):
+        return f"{text}, the largest gap along the curve."
+    chance = "" if p is None else f"; p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'} after correction"
+    return f"{text} (95% interval {spread}{chance})."
+
+
+def _where(at: dict[str, float]) -> str:
+    text = budget(at)
+    return "Without an attack" if text == "no attack" else f"At {text}"
+
+
+# -- charts ------------------------------------------------------------------------------------------------------
+def _plot(run: LoadedRun, curve: Curve) -> Plot:
+    budgets = _budgets(curve)
+    place, scaled = _places(budgets)
+    series = []
+    for role in sorted({p.role for p in curve.points}, key=lambda r: (ORDER.get(r, 9), r)):
+        points = tuple((place[_key(p)], p.value, p.low, p.high) for p in curve.points if p.role == role)
+        series.append(Series(role, _series_title(role), tuple(sorted(points, key=lambda p: p[0]))))
+    axis = words(curve.axis or next(iter(budgets[-1]), "budget")).lower()
+    x = f"{axis} of the attack" + ("" if scaled else " (evenly spaced, not to scale)")
+    name, on = title(curve.metric), set_title(curve.rows).lower()
+    return Plot(f"{name} on the {on}", f"{name} on the {on} as the attack grows, for "
+                + ", ".join(s.title for s in series) + ". The numbers are in the table below.", x, name,
+                tuple((place[_budget_key(b)], budget_tick(b)) for b in budgets), tuple(series), _level(run, curve))
+
+
+def _series_title(role: str) -> str:
+    return {"unlearned": "After (unlearned)", "target": "Before (target)"}.get(role) or role_title(role)
+
+
+def _level(run: LoadedRun, curve: Curve) -> tuple[float, str] | None:
+    """The target's own score, where the attack was not run on the target."""
+    if any(p.role == "target" for p in curve.points) or run.scores is None:
+        return None
+    found = next((s.value for s in run.scores.scores
+                  if (s.role, s.name, s.rows) == ("target", curve.metric, curve.rows)), None)
+    return None if found is None else (found, "Before, no attack")
+
+
+def budget_tick(at: dict[str, float]) -> str:
+    """A label on the axis."""
+    return "none" if not any(at.values()) else ", ".join(f"{v:,.6g}" for v in at.values() if v)
+
+
+def _budget_key(at: dict[str, float]) -> tuple:
+    return tuple(sorted((k, v) for k, v in at.items() if v))
+
+
+def _key(point: Point) -> tuple:
+    return _budget_key(point.budget)
+
+
+def _budgets(curve: Curve) -> list[dict[str, float]]:
+    """Budgets in the order they were run, the same one once."""
+    return list({_key(p): p.budget for p in curve.points}.values())
+
+
+def _places(budgets: Sequence[dict[str, float]]) -> tuple[dict[tuple, float], bool]:
+    """Places on the x axis: to scale where one rising number leaves room for every tick, else evenly spaced."""
+    values = [sum(b.values()) for b in budgets]
+    rising = len({k for b in budgets for k in b}) == 1 and all(a < b for a, b in zip(values, values[1:], strict=False))
+    gaps = [b - a for a, b in zip(values, values[1:], strict=False)]
+    scaled = rising and min(gaps) >= 0.05 * (values[-1] - values[0])
+    places = values if scaled else [float(i) for i in range(len(budgets))]
+    return {_budget_key(b): place for b, place in zip(budgets, places, strict=True)}, scaled
+
+
+# -- table ---------------------------------------------------------------------------------------------------------
+def _table(curve: Curve) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Budget, each role's value with interval, and what the attacker put in."""
+    roles = sorted({p.role for p in curve.points}, key=lambda r: (ORDER.get(r, 9), r))
+    supplied = any(p.supplied for p in curve.points)
+    rows = []
+    for at in _budgets(curve):
+        here = {p.role: p for p in curve.points if _key(p) == _budget_key(at)}
+        line = [budget(at), *(_cell(here.get(role)) for role in roles)]
+        rows.append(tuple(line + ([_supplied(here.get("unlearned"))] if supplied else [])))
+    return ("Attack", *(role_title(r) for r in roles), *(("Attacker put in",) if supplied else ())), tuple(rows)
+
+
+def _cell(point: Point | None) -> str:
+    if point is None or point.value is None:
+        return "not measured"
+    spread = interval(point.low, point.high)
+    return f"{number(point.value)} ({spread})" if spread else number(point.value)
+
+
+def _supplied(point: Point | None) -> str:
+    put = point.supplied if point else {}
+    return ", ".join(f"{v:,.6g} {words(k).lower()}" for k, v in put.items()) or "nothing"

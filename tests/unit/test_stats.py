@@ -1,0 +1,266 @@
+"""Statistics: hand arithmetic, and independent implementations (scipy, scikit-learn)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from efface.metrics.kolmogorov import EXACT_CELLS
+from efface.metrics.resampling import draw
+from efface.metrics.stats import (
+    auc,
+    auc_interval,
+    bootstrap_difference,
+    bootstrap_mean,
+    detectable,
+    harmonic_mean,
+    holm,
+    ks_floor,
+    ks_two_sample,
+    placements,
+    tpr_at_fpr,
+    tpr_interval,
+    unit,
+    unseen_share,
+)
+
+
+# -- intervals -----------------------------------------------------------------------------------------------------------
+def test_bootstrap_resamples_entities_not_rows():
+    """10 entities, 10 equal rows each: entity means are the only spread. Resampling 100 rows instead would give an
+    interval about sqrt(10) times narrower."""
+    means = np.linspace(0, 1, 10)
+    values, entities = np.repeat(means, 10), [f"e{i}" for i in range(10) for _ in range(10)]
+    low, high = bootstrap_mean(values, entities, seed=1, resamples=2000)
+    expected = 2 * 1.96 * means.std() / math.sqrt(10)
+    assert high - low == pytest.approx(expected, rel=0.08)
+    row_low, row_high = bootstrap_mean(values, [str(i) for i in range(100)], seed=1, resamples=2000)
+    assert (high - low) / (row_high - row_low) == pytest.approx(math.sqrt(10), rel=0.1)
+
+
+def test_unequal_entities_weigh_by_their_rows():
+    """5 entities; a resample of entities e0 (3 rows of 1) twice and others (1 row of 0) gives row-weighted means, so every
+    draw is 3k / (3k + 5 - k) with k copies of e0."""
+    values, entities = np.array([1.0, 1, 1, 0, 0, 0, 0]), ["a", "a", "a", "b", "c", "d", "e"]
+    low, high = bootstrap_mean(values, entities, seed=0, resamples=4000)
+    possible = [3 * k / (3 * k + 5 - k) for k in range(6)]
+    assert min(abs(low - p) for p in possible) < 1e-12 and min(abs(high - p) for p in possible) < 1e-12
+
+
+def test_few_entities_fall_back_to_rows_and_say_so():
+    values = np.array([0.0, 1, 0, 1, 1, 1])
+    assert unit(["a"] * 6) == "rows" and unit(["a", "a", "b", "b", "c", "d"]) == "rows"
+    assert unit(["a", "b", "c", "d", "e", "e"]) == "entities" and unit(["a", "b"]) == "entities"
+    assert unit(list("abcdef"), ["a"] * 6) == "rows"
+    one, rows = bootstrap_mean(values, ["a"] * 6, seed=3), bootstrap_mean(values, list("abcdef"), seed=3)
+    assert one == rows and one[0] < values.mean() < one[1]
+
+
+def test_too_little_to_resample_has_no_interval():
+    assert bootstrap_mean(np.array([0.5]), ["a"]) == (None, None)
+    assert bootstrap_mean(np.array([0.5, np.nan]), ["a", "b"]) == (None, None)
+
+
+def test_nan_rows_are_left_out_of_the_interval():
+    values, entities = np.random.default_rng(0).normal(size=40), [str(i) for i in range(40)]
+    padded = np.concatenate([values, [np.nan] * 5])
+    assert bootstrap_mean(padded, [*entities, *"abcde"], seed=4) == bootstrap_mean(values, entities, seed=4)
+
+
+def test_same_seed_same_bits_other_seed_other_draws():
+    assert np.array_equal(draw(7, 5, 50), draw(7, 5, 50)) and not np.array_equal(draw(7, 5, 50), draw(7, 6, 50))
+    assert (draw(7, 5, 50).sum(axis=1) == 7).all()
+
+
+def test_coverage_of_the_interval():
+    """200 data sets of 25 entities x 4 correlated rows with mean 0: a 95% percentile interval over 25 entities covers
+    about 93%; resampling rows would cover about 70%."""
+    rng, hits = np.random.default_rng(7), 0
+    entities = [f"e{i}" for i in range(25) for _ in range(4)]
+    for trial in range(200):
+        values = np.repeat(rng.normal(size=25), 4) + 0.3 * rng.normal(size=100)
+        low, high = bootstrap_mean(values, entities, seed=trial, resamples=300)
+        hits += low <= 0 <= high
+    assert 0.88 <= hits / 200 <= 0.98
+
+
+def test_paired_difference_uses_rows_scored_on_both_sides():
+    """Rows 0..5 differ by .2 exactly; row 6 is unscored on one side: mean .2, interval [.2, .2], n 6."""
+    b = np.array([0.1, 0.9, 0.4, 0.3, 0.8, 0.2, 0.5])
+    a = b + 0.2
+    a[6] = np.nan
+    found = bootstrap_difference(a, b, list("abcdefg"), seed=0, resamples=200)
+    assert (found.n, found.unit) == (6, "entities")
+    assert [found.value, found.low, found.high] == pytest.approx([0.2] * 3) and found.p == pytest.approx(1 / 201)
+    assert bootstrap_difference(np.array([np.nan]), np.array([1.0]), ["a"]) is None
+
+
+# -- separation ----------------------------------------------------------------------------------------------------------
+def test_auc_by_hand_and_ties_count_half():
+    """Pairs of {3, 2} over {2, 1}: 3>2, 3>1, 2=2, 2>1 -> (1 + 1 + .5 + 1) / 4 = .875; placements 1 and .75."""
+    assert auc(np.array([3, 2]), np.array([2, 1])) == 0.875
+    assert placements(np.array([3, 2]), np.array([2, 1])).tolist() == [1.0, 0.75]
+    assert auc(np.array([1.0]), np.array([1.0])) == 0.5 and math.isnan(auc(np.array([]), np.array([1.0])))
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 6])
+def test_auc_equals_sklearn(decimals):
+    rng = np.random.default_rng(decimals)
+    p, n = np.round(rng.normal(0.4, 1, 83), decimals), np.round(rng.normal(0, 1, 61), decimals)
+    expected = roc_auc_score(np.r_[np.ones(83), np.zeros(61)], np.r_[p, n])
+    assert auc(p, n) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("fpr", [0.01, 0.1, 0.3])
+def test_tpr_at_fpr_equals_the_roc_curve(fpr):
+    rng = np.random.default_rng(5)
+    p, n = np.round(rng.normal(1, 1, 90), 1), np.round(rng.normal(0, 1, 70), 1)
+    fprs, tprs, _ = roc_curve(np.r_[np.ones(90), np.zeros(70)], np.r_[p, n], drop_intermediate=False)
+    assert tpr_at_fpr(p, n, fpr) == pytest.approx(tprs[fprs <= fpr].max(), abs=1e-12)
+
+
+def test_tpr_allows_no_false_positive_below_one_over_m():
+    """5 negatives, 1% allows none: only positives above the largest negative count; 20% allows one."""
+    p, n = np.array([0.5, 4.5, 6.0, 7.0]), np.arange(1.0, 6.0)
+    assert tpr_at_fpr(p, n, 0.01) == 0.5 and tpr_at_fpr(p, n, 0.2) == 0.75 and tpr_at_fpr(p, n, 1.0) == 1.0
+
+
+def test_auc_interval_has_the_known_width():
+    """Under no separation with 40 a side, the standard error is sqrt((n + m + 1) / (12 n m)) = .065, so +-.127."""
+    rng = np.random.default_rng(0)
+    names = [str(i) for i in range(40)]
+    low, high = auc_interval(rng.normal(size=40), rng.normal(size=40), names, names, seed=0, resamples=1000)
+    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(81 / (12 * 1600)), rel=0.2)
+    assert auc_interval(np.array([1.0]), np.array([0.0, 1.0]), ["a"], ["b", "c"]) == (None, None)
+
+
+def test_auc_interval_resamples_entities():
+    """8 entities of 10 equal rows carry 8 values, not 80: the interval is about sqrt(10) times wider than by rows."""
+    rng = np.random.default_rng(2)
+    p, n = np.repeat(rng.normal(size=8), 10), np.repeat(rng.normal(size=8), 10)
+    by_entity = auc_interval(p, n, *[[f"e{i}" for i in range(8) for _ in range(10)]] * 2, resamples=2000)
+    by_row = auc_interval(p, n, *[[str(i) for i in range(80)]] * 2, resamples=2000)
+    assert (by_entity[1] - by_entity[0]) / (by_row[1] - by_row[0]) > 2
+
+
+def test_auc_draws_equal_a_plain_loop():
+    """Every bootstrap AUC equals the AUC of the rows the draw picked, entities whole."""
+    from efface.metrics.stats import auc_draws, group
+
+    rng = np.random.default_rng(3)
+    p, n = np.round(rng.normal(0.5, 1, 14), 1), np.round(rng.normal(0, 1, 12), 1)
+    mine, theirs = group([f"p{i // 2}" for i in range(14)]), group([f"n{i // 2}" for i in range(12)])
+    fast = auc_draws(p, n, mine, theirs, seed=9, resamples=20)
+    for value, a, b in zip(fast, draw(7, [9, 0], 20), draw(6, [9, 1], 20), strict=True):
+        assert value == pytest.approx(auc(np.repeat(p, a[mine.place]), np.repeat(n, b[theirs.place])), abs=1e-12)
+
+
+def test_tpr_interval_equals_a_plain_loop():
+    rng = np.random.default_rng(3)
+    p, n = np.round(rng.normal(1, 1, 30), 1), np.round(rng.normal(0, 1, 25), 1)
+    names = [str(i) for i in range(30)], [str(i) for i in range(25)]
+    plain = [tpr_at_fpr(np.repeat(p, a), np.repeat(n, b), 0.1)
+             for a, b in zip(draw(30, [4, 0], 300), draw(25, [4, 1], 300), strict=True)]
+    found = tpr_interval(p, n, *names, 0.1, seed=4, resamples=300)
+    assert found == pytest.approx(tuple(np.quantile(plain, [0.025, 0.975])), abs=1e-12)
+
+
+def test_permuted_labels_have_the_known_spread():
+    """Standard error of the AUC without separation: about 1 / sqrt(6 m) for m a side; .0645 for m = 40."""
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=80)
+    draws = [auc(shuffled[:40], shuffled[40:]) for shuffled in (rng.permutation(values) for _ in range(400))]
+    assert np.mean(draws) == pytest.approx(0.5, abs=0.01) and np.std(draws) == pytest.approx(1 / math.sqrt(240), rel=0.15)
+
+
+# -- Kolmogorov-Smirnov --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("n", "floor"), [(20, 1.5e-11), (40, 1.9e-23), (200, 1.9e-119), (300, 1.5e-179), (400, 1.1e-239)])
+def test_ks_floor(n, floor):
+    """Complete separation: 2 orders out of C(2n, n). The published tables' 1.94e-119 and 1.06e-239 are these floors."""
+    assert ks_floor(n, n) == pytest.approx(math.log10(floor), abs=0.02)
+    found = ks_two_sample(np.arange(n), np.arange(n) + 10.0 * n)
+    assert found.log10_p == pytest.approx(ks_floor(n, n), abs=1e-9) and found.statistic == 1.0
+    assert found.p == pytest.approx(10 ** ks_floor(n, n), rel=1e-9)
+
+
+def test_ks_does_not_underflow():
+    """2,000 against 2,000 apart: p near 10^-1202, 0.0 as a float, its log still exact: log10 2 - log10 C(4000, 2000)."""
+    found = ks_two_sample(np.arange(2000.0), np.arange(2000.0) + 1e6)
+    expected = math.log10(2) - (math.lgamma(4001) - 2 * math.lgamma(2001)) / math.log(10)
+    assert found.p == 0.0 and found.log10_p == pytest.approx(expected, abs=1e-6) and found.log10_p < -1200
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 40), (40, 37), (25, 60), (7, 3)])
+@pytest.mark.parametrize("shift", [0.0, 0.5, 2.0])
+def test_ks_equals_scipy_exact(n, m, shift):
+    rng = np.random.default_rng(n + m)
+    a, b = rng.normal(size=n), rng.normal(shift, 1.3, size=m)
+    ours, theirs = ks_two_sample(a, b), scipy_stats.ks_2samp(a, b, method="exact")
+    assert ours.statistic == pytest.approx(theirs.statistic, abs=1e-12)
+    assert ours.p == pytest.approx(theirs.pvalue, rel=1e-7) and ours.method == "exact"
+
+
+def test_ks_by_counting_all_orders():
+    """3 against 2: all C(5, 3) = 10 orders of the pooled sample; p is the share at least as far apart as observed."""
+    a, b = np.array([1.0, 2.0, 5.0]), np.array([3.0, 4.0])
+    observed = ks_two_sample(a, b).statistic
+    apart = [ks_two_sample(np.array(c), np.array([v for v in range(5) if v not in c])).statistic
+             for c in itertools.combinations(range(5), 3)]
+    assert ks_two_sample(a, b).p == pytest.approx(np.mean([d >= observed - 1e-12 for d in apart]))
+
+
+def test_ks_of_equal_samples_and_direction():
+    same = ks_two_sample(np.arange(9.0), np.arange(9.0))
+    assert (same.p, same.log10_p, same.above, same.below) == (1.0, 0.0, 0.0, 0.0)
+    up = ks_two_sample(np.arange(9.0) + 4, np.arange(9.0))
+    assert up.above > up.below == 0.0
+
+
+def test_ks_asymptotic_above_the_exact_limit():
+    """1,500 against 1,400 is beyond 1e6 cells: Kolmogorov's limit, within a few percent of scipy's own approximation."""
+    assert 1500 * 1400 > EXACT_CELLS
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=1500), rng.normal(0.08, 1, 1400)
+    ours, theirs = ks_two_sample(a, b), scipy_stats.ks_2samp(a, b, method="asymp")
+    assert ours.method == "asymptotic" and ours.p == pytest.approx(theirs.pvalue, rel=0.1)
+    apart = ks_two_sample(a, b + 100)
+    assert apart.log10_p == pytest.approx((math.log(2) - 2 * 1500 * 1400 / 2900) / math.log(10), abs=1e-6)
+
+
+# -- means, multiplicity, power ------------------------------------------------------------------------------------------
+def test_harmonic_mean():
+    """3 / (1/.5 + 1/.25 + 1/1) = 3/7; one zero makes it 0, one NaN makes it unknown."""
+    assert harmonic_mean([0.5, 0.25, 1.0]) == pytest.approx(3 / 7)
+    assert harmonic_mean([0.5] * 12) == 0.5 and harmonic_mean([0.9, 0.0]) == 0.0
+    assert math.isnan(harmonic_mean([0.5, math.nan])) and math.isnan(harmonic_mean([0.0, math.nan]))
+    assert math.isnan(harmonic_mean([])) and harmonic_mean([0.2, 0.7]) == pytest.approx(scipy_stats.hmean([0.2, 0.7]))
+
+
+def test_holm_by_hand():
+    """Sorted .01, .03, .04 times 3, 2, 1: .03, .06, .06 (made monotone), in the order given."""
+    assert holm([0.03, 0.01, 0.04]).tolist() == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]).tolist() == [1.0, 1.0] and holm([]).size == 0
+
+
+def test_detectable_difference_is_what_four_in_five_intervals_show():
+    """Differences of spread 1 over 40 entities: 2.80 / sqrt(40) = .443. At that true size about 80% of intervals lie
+    above 0; at half of it far fewer."""
+    rng = np.random.default_rng(0)
+    names = [str(i) for i in range(40)]
+    size = float(np.mean([detectable(rng.normal(size=40), names, seed=i, resamples=300) for i in range(20)]))
+    assert size == pytest.approx((1.96 + 0.8416) / math.sqrt(40), rel=0.08)
+    shown = [np.mean([bootstrap_mean(rng.normal(true, 1, 40), names, seed=i, resamples=300)[0] > 0 for i in range(150)])
+             for true in (size, size / 2)]
+    assert 0.7 < shown[0] < 0.9 and shown[1] < 0.5
+
+
+def test_no_spread_is_not_certainty():
+    """40 questions, no difference anywhere: a residue in up to 1 - .05^(1/40) = 7.2% of questions would be missed."""
+    assert detectable(np.zeros(40), [str(i) for i in range(40)]) == pytest.approx(1 - 0.05 ** (1 / 40))
+    assert unseen_share(40) == pytest.approx(0.0722, abs=1e-4) and (1 - unseen_share(40)) ** 40 == pytest.approx(0.05)
+    assert math.isnan(detectable(np.array([1.0]), ["a"]))
