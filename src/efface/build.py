@@ -93,7 +93,7 @@ def trained(label: str, spec: RunSpec, rows: Rows, source: SourceSpec, start: Ma
 
 def _initialised(spec: RunSpec, data: Bundle) -> Made:
     size = spec.model.tiny.model_dump()
-    parts = [RECIPE_VERSION, spec.model.name, size, spec.seed, digest_rows([*data.train.get("forget", ()), *data.train["retain"]])]  # type: ignore[list-item]
+    parts = [RECIPE_VERSION, spec.model.name, size, spec.seed, data.digest()]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def make(empty: Path) -> None:
@@ -104,7 +104,8 @@ def _initialised(spec: RunSpec, data: Bundle) -> Made:
             return
         from efface.models.tiny import tiny_folder
 
-        texts = [text for role in sorted(data.train) for row in data.train[role] for text in (row.prompt, row.answer)]  # type: ignore[union-attr]
+        # evaluation rows too: a name that the tokenizer never saw falls to pieces, and would look unfamiliar for that alone
+        texts = [text for half in (data.train, data.eval) for _, rows in sorted(half.items()) for row in rows for text in (row.prompt, row.answer)]
         tiny_folder(texts, empty, spec.seed, **size)
 
     return Made(publish(cache_root() / "models" / key[:32], make), "initialised", key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from efface.progress import SILENT, Progress
 from efface.runs import provenance
 from efface.runs.layout import RunDir, write_json, write_text
 from efface.runs.record import RunRecord
-from efface.spec import Resolved
+from efface.spec import Resolved, RunSpec
 
 
 @dataclass
@@ -75,6 +76,15 @@ def audit(unlearned: Path, resolved: Resolved, progress: Progress = SILENT) -> P
     return _finish(run, roles, lambda: open_unlearned(unlearned, roles["target"], resolved), {})
 
 
+def threads(spec: RunSpec) -> None:
+    """One thread for the models that are too small to gain from two; on a busy machine waiting for each other costs far
+    more than it gains. An explicit OMP_NUM_THREADS is left alone."""
+    import torch
+
+    if spec.model.name in ("tiny", "cnn") and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
 def open_unlearned(folder: Path, target: Made | None, resolved: Resolved) -> ModelAdapter:
     """The unlearned model: a full folder, or an artifact attached to its target."""
     if (folder / "artifact.json").is_file() and not (folder / "config.json").is_file():
@@ -85,6 +95,7 @@ def open_unlearned(folder: Path, target: Made | None, resolved: Resolved) -> Mod
 
 
 def _open(resolved: Resolved, progress: Progress, method: str) -> Run:
+    threads(resolved.spec)
     data, request = load_data(resolved.spec)
     root = Path(resolved.spec.out)
     folder = RunDir.find_resumable(root, resolved.hash) or RunDir.create(root, method=method, model=resolved.spec.model.name, spec_hash=resolved.hash)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,12 +95,17 @@ def test_without_a_lock_the_first_rename_wins(tmp_path, monkeypatch):
         (folder / "a").write_text("1")
         barrier.wait()
 
-    threads = [threading.Thread(target=publish, args=(tmp_path / "x", build)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(publish, [tmp_path / "x"] * 2, [build] * 2)) == [tmp_path / "x"] * 2
     assert names(tmp_path) == ["x"] and names(tmp_path / "x") == ["a"]
+
+
+def test_a_folder_appears_in_one_step(tmp_path, monkeypatch):
+    seen = []
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (seen.append((names(old), new.exists())), rename(old, new)))
+    publish(tmp_path / "x", lambda folder: [(folder / name).write_text(name) for name in "ab"])
+    assert seen == [(["a", "b"], False)] and names(tmp_path / "x") == ["a", "b"]
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"),

@@ -63,7 +63,7 @@ def test_shapes(shape):
 
 
 def test_size_and_structure(cnn):
-    """Convolutions 9 * (1*16 + 16*32 + 32*64 + 64*80) = 69,264, norms 2 * (16+32+64+80) = 384, head 80 * 10 + 10 = 810."""
+    """Convolutions 9 * (1*16 + 16*32 + 32*64 + 64*80) = 69,264; norms 2 * (16 + 32 + 64 + 80) = 384; head 810."""
     assert sum(p.numel() for p in cnn.module.parameters()) == 69_264 + 384 + 810
     assert len(cnn.blocks) == 4 and cnn.head_parameters() == ["head.weight", "head.bias"]
     assert (cnn.family, cnn.modality) == ("classifier", "image")
@@ -154,7 +154,7 @@ def test_initialise_fits_the_data(tmp_path):
         config_for([Row("t", "text")])
 
 
-# -- what cannot be scored ----------------------------------------------------------------------------------------------
+# -- what cannot be scored ---------------------------------------------------------------
 @pytest.mark.parametrize(
     ("row", "why"),
     [
@@ -186,7 +186,7 @@ def test_layers_that_are_not_there(cnn):
         cnn.forward(batch_of(cnn, images(1)), hidden=[5])
 
 
-# -- hostile and broken folders -----------------------------------------------------------------------------------------
+# -- hostile and broken folders ---------------------------------------------------------------
 def edited(folder, cnn, **changes):
     cnn.save(folder)
     path = folder / "config.json"
@@ -240,7 +240,7 @@ def test_device_and_compute_names(cnn, tmp_path):
     assert half.identity() != cnn.identity() and not torch.equal(logits(half, images(2)), logits(cnn, images(2)))
 
 
-# -- modules that are not ours ------------------------------------------------------------------------------------------
+# -- modules that are not ours ---------------------------------------------------------------
 class Own(nn.Module):
     """Two stages, the first with batch norm; gives an object with logits."""
 
@@ -303,7 +303,7 @@ def test_lora_on_convolutions(cnn, tmp_path):
     assert torch.equal(logits(plain, rows), before)
 
 
-# -- Hugging Face -------------------------------------------------------------------------------------------------------
+# -- Hugging Face ---------------------------------------------------------------
 def vit(folder, **preprocessing):
     from transformers import ViTConfig, ViTForImageClassification
 

@@ -27,11 +27,17 @@ def test_class_request():
     assert sum(sizes.values()) == 1797 and data.facts["classes"] == 10 and data.facts["shape"] == [1, 8, 8]
     threes = {name: {row.label == 3 for row in rows} for name, rows in data.eval.items()}
     assert threes == {"forget": {True}, "retain": {False}, "forget_test": {True}, "test": {False}, "holdout": {True}}
-    assert ids(data.train["forget"]) == ids(data.eval["forget"]) and ids(data.train["retain"]) == ids(data.eval["retain"])
+    assert ids(data.train["forget"]) == ids(data.eval["forget"]) and ids(data.train["retain"]) == ids(
+        data.eval["retain"]
+    )
     trained = ids(data.train["forget"]) | ids(data.train["retain"])
     assert not trained & (ids(data.eval["test"]) | ids(data.eval["holdout"]) | ids(data.eval["forget_test"]))
     row = data.train["forget"][0]
-    assert row.pixels.shape == (1, 8, 8) and row.pixels.dtype == np.float32 and 0 <= row.pixels.min() < row.pixels.max() <= 1
+    assert (
+        row.pixels.shape == (1, 8, 8)
+        and row.pixels.dtype == np.float32
+        and 0 <= row.pixels.min() < row.pixels.max() <= 1
+    )
     assert row.entity == "digit 3"
 
 
@@ -47,12 +53,17 @@ def test_same_settings_same_bundle_and_the_seed_matters():
     assert Digits(forget=3).load().digest() != Digits(forget=3, seed=1).load().digest()
 
 
-@pytest.mark.parametrize(("settings", "code"), [
-    ({"forget": "three"}, "images.bad-forget"), ({"forget": "random:0"}, "images.bad-forget"),
-    ({"forget": -1}, "images.bad-forget"), ({"forget": 10}, "images.unknown-class"),
-    ({"forget": "random:5000"}, "images.nothing-left"),
-    ({"test_share": 0.5, "holdout_share": 0.5}, "images.no-training-rows"),
-])
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"forget": "three"}, "images.bad-forget"),
+        ({"forget": "random:0"}, "images.bad-forget"),
+        ({"forget": -1}, "images.bad-forget"),
+        ({"forget": 10}, "images.unknown-class"),
+        ({"forget": "random:5000"}, "images.nothing-left"),
+        ({"test_share": 0.5, "holdout_share": 0.5}, "images.no-training-rows"),
+    ],
+)
 def test_what_cannot_be_asked(settings, code):
     with pytest.raises(DataError, match=code):
         Digits(**settings).load()
@@ -67,10 +78,11 @@ def test_small_classes_and_repeated_images():
     assert [r.id for r in distinct([*rows, again])[0]] == ["r0", "r1", "r2"] and distinct([*rows, again])[1] == 1
 
 
-# -- idx ------------------------------------------------------------------------------------------------------------------
-def write_idx(folder, count=60, header=None, cut=0, zipped=True):
+# -- idx ---------------------------------------------------------------
+def write_idx(folder, count=60, header=None, cut=0, zipped=True, repeat=0):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (count, 3, 4), dtype=np.uint8)
+    pixels[count - repeat :] = pixels[:repeat]  # 54 is a multiple of the three classes, so labels agree
     labels = (np.arange(count) % 3).astype(np.uint8)
     image_file = (header or struct.pack(">BBBBIII", 0, 0, 8, 3, count, 3, 4)) + pixels.tobytes()[: count * 12 - cut]
     label_file = struct.pack(">BBBBI", 0, 0, 8, 1, count) + labels.tobytes()
@@ -90,6 +102,13 @@ def test_idx_reads_what_was_written(tmp_path, zipped):
     np.testing.assert_allclose(row.pixels[0], pixels[7] / 255, rtol=1e-6)
     few = Idx(path=str(tmp_path), forget=1, rows=30).load()
     assert sum(len(rows) for rows in few.eval.values()) == 30
+
+
+def test_idx_drops_repeated_images(tmp_path):
+    """An image that came twice could be trained on and held out at once."""
+    write_idx(tmp_path, repeat=6)
+    data = Idx(path=str(tmp_path), forget=1).load()
+    assert sum(len(rows) for rows in data.eval.values()) == 54 and data.facts["repeated_rows"] == 6
 
 
 def test_idx_files_that_lie(tmp_path):

@@ -17,6 +17,7 @@ import pytest
 
 from efface.errors import ModelError, RunFailed
 from efface.models import hub, sources, wheel
+from efface.models.cachedir import cache_root
 from efface.models.gguf import ORIGIN_FILE, converted_folder
 from efface.models.hub import Unavailable
 from efface.models.sources import ALIASES, Alias, resolve
@@ -24,6 +25,7 @@ from efface.models.tiny import tiny_folder
 from efface.models.wheel import PackagedModel
 from efface.progress import Progress
 
+USERS_CACHE = cache_root()  # as it is before the tests get one of their own
 CONTENT = b"GGUF, or so it says"
 PACKAGED = PackagedModel("some-package", "1.2", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
 
@@ -230,7 +232,7 @@ def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch):
 
 @pytest.mark.smollm2
 def test_smollm2_from_the_cache(monkeypatch):
-    monkeypatch.delenv("EFFACE_CACHE")
+    monkeypatch.setenv("EFFACE_CACHE", str(USERS_CACHE))
     packaged = ALIASES["smollm2-135m"].packaged
     if not converted_folder(packaged.sha256).is_dir():
         pytest.skip("SmolLM2 is not in the cache (resolve 'smollm2-135m' once to get it)")

@@ -30,7 +30,8 @@ from efface.metrics.stats import (
 )
 
 
-# -- intervals -----------------------------------------------------------------------------------------------------------
+# -- intervals
+# -----------------------------------------------------------------------------------------------------------
 def test_bootstrap_resamples_entities_not_rows():
     """10 entities, 10 equal rows each: entity means are the only spread. Resampling 100 rows instead would give an
     interval about sqrt(10) times narrower."""
@@ -44,8 +45,8 @@ def test_bootstrap_resamples_entities_not_rows():
 
 
 def test_unequal_entities_weigh_by_their_rows():
-    """5 entities; a resample of entities e0 (3 rows of 1) twice and others (1 row of 0) gives row-weighted means, so every
-    draw is 3k / (3k + 5 - k) with k copies of e0."""
+    """5 entities; a resample of entities e0 (3 rows of 1) twice and others (1 row of 0) gives row-weighted means, so
+    every draw is 3k / (3k + 5 - k) with k copies of e0."""
     values, entities = np.array([1.0, 1, 1, 0, 0, 0, 0]), ["a", "a", "a", "b", "c", "d", "e"]
     low, high = bootstrap_mean(values, entities, seed=0, resamples=4000)
     possible = [3 * k / (3 * k + 5 - k) for k in range(6)]
@@ -100,7 +101,8 @@ def test_paired_difference_uses_rows_scored_on_both_sides():
     assert bootstrap_difference(np.array([np.nan]), np.array([1.0]), ["a"]) is None
 
 
-# -- separation ----------------------------------------------------------------------------------------------------------
+# -- separation
+# ----------------------------------------------------------------------------------------------------------
 def test_auc_by_hand_and_ties_count_half():
     """Pairs of {3, 2} over {2, 1}: 3>2, 3>1, 2=2, 2>1 -> (1 + 1 + .5 + 1) / 4 = .875; placements 1 and .75."""
     assert auc(np.array([3, 2]), np.array([2, 1])) == 0.875
@@ -175,11 +177,14 @@ def test_permuted_labels_have_the_known_spread():
     rng = np.random.default_rng(1)
     values = rng.normal(size=80)
     draws = [auc(shuffled[:40], shuffled[40:]) for shuffled in (rng.permutation(values) for _ in range(400))]
-    assert np.mean(draws) == pytest.approx(0.5, abs=0.01) and np.std(draws) == pytest.approx(1 / math.sqrt(240), rel=0.15)
+    assert np.mean(draws) == pytest.approx(0.5, abs=0.01) and np.std(draws) == pytest.approx(1 / math.sqrt(240),
+        rel=0.15)
 
 
-# -- Kolmogorov-Smirnov --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("n", "floor"), [(20, 1.5e-11), (40, 1.9e-23), (200, 1.9e-119), (300, 1.5e-179), (400, 1.1e-239)])
+# -- Kolmogorov-Smirnov
+# --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("n", "floor"), [(20, 1.5e-11), (40, 1.9e-23), (200, 1.9e-119), (300, 1.5e-179),
+                                          (400, 1.1e-239)])
 def test_ks_floor(n, floor):
     """Complete separation: 2 orders out of C(2n, n). The published tables' 1.94e-119 and 1.06e-239 are these floors."""
     assert ks_floor(n, n) == pytest.approx(math.log10(floor), abs=0.02)
@@ -189,7 +194,8 @@ def test_ks_floor(n, floor):
 
 
 def test_ks_does_not_underflow():
-    """2,000 against 2,000 apart: p near 10^-1202, 0.0 as a float, its log still exact: log10 2 - log10 C(4000, 2000)."""
+    """2,000 against 2,000 apart: p near 10^-1202, 0.0 as a float, its log still exact: log10 2 - log10 C(4000,
+    2000)."""
     found = ks_two_sample(np.arange(2000.0), np.arange(2000.0) + 1e6)
     expected = math.log10(2) - (math.lgamma(4001) - 2 * math.lgamma(2001)) / math.log(10)
     assert found.p == 0.0 and found.log10_p == pytest.approx(expected, abs=1e-6) and found.log10_p < -1200
@@ -222,7 +228,8 @@ def test_ks_of_equal_samples_and_direction():
 
 
 def test_ks_asymptotic_above_the_exact_limit():
-    """1,500 against 1,400 is beyond 1e6 cells: Kolmogorov's limit, within a few percent of scipy's own approximation."""
+    """1,500 against 1,400 is beyond 1e6 cells: Kolmogorov's limit, within a few percent of scipy's own
+    approximation."""
     assert 1500 * 1400 > EXACT_CELLS
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=1500), rng.normal(0.08, 1, 1400)
@@ -232,7 +239,8 @@ def test_ks_asymptotic_above_the_exact_limit():
     assert apart.log10_p == pytest.approx((math.log(2) - 2 * 1500 * 1400 / 2900) / math.log(10), abs=1e-6)
 
 
-# -- means, multiplicity, power ------------------------------------------------------------------------------------------
+# -- means, multiplicity, power
+# ------------------------------------------------------------------------------------------
 def test_harmonic_mean():
     """3 / (1/.5 + 1/.25 + 1/1) = 3/7; one zero makes it 0, one NaN makes it unknown."""
     assert harmonic_mean([0.5, 0.25, 1.0]) == pytest.approx(3 / 7)

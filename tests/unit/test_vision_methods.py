@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,19 +30,19 @@ WHOLE = Select(freeze_head=False)
 
 @pytest.fixture(scope="module")
 def data():
-    return Digits(forget=FORGET).load()
+    return Digits(forget=FORGET, test_share=0.3, holdout_share=0.3).load()
 
 
 @pytest.fixture(scope="module")
 def target(data) -> Classifier:
-    """A CNN on 60% of the training rows, ten epochs by a plain loop that shares nothing with the engine."""
-    rows = [row for i, row in enumerate([*data.train["forget"], *data.train["retain"]]) if i % 5 < 3]
+    """A CNN trained on all 719 training rows, 12 epochs, by a plain loop that shares nothing with the engine."""
+    rows = [*data.train["forget"], *data.train["retain"]]
     adapter = Classifier.fresh(config_for(rows), seed=0)
     pixels = torch.from_numpy(np.stack([row.pixels for row in rows])) * 2 - 1
     labels = torch.tensor([row.label for row in rows])
     optimizer = torch.optim.AdamW(adapter.module.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(10):
+    for _ in range(12):
         for part in torch.randperm(len(rows), generator=generator).split(48):
             optimizer.zero_grad()
             F.cross_entropy(adapter.module(pixels[part]), labels[part]).backward()
@@ -66,13 +67,13 @@ def weights(adapter) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in adapter.module.parameters()])
 
 
-# -- random label, by hand ------------------------------------------------------------------------------------------------
+# -- random label, by hand ---------------------------------------------------------------
 def test_wrong_labels_are_wrong_and_depend_on_seed_and_id_only(data):
     rows = data.train["retain"]
     wrong = [row.label for row in wrong_labels(rows, 10, seed=0)]
     assert all(0 <= w < 10 and w != row.label for w, row in zip(wrong, rows, strict=True))
     shifts = np.bincount([(w - row.label) % 10 for w, row in zip(wrong, rows, strict=True)], minlength=10)[1:]
-    assert shifts.min() > 70, "970 rows over 9 shifts: about 108 each"
+    assert shifts.min() > 40, "646 rows over 9 shifts: about 72 each, standard deviation 8"
     assert [row.label for row in wrong_labels(rows[::-1], 10, seed=0)] == wrong[::-1]
     assert [row.label for row in wrong_labels(rows, 10, seed=1)] != wrong
     with pytest.raises(NeedsError, match="random_label.one-class"):
@@ -98,8 +99,6 @@ def views(adapter, rows, labels):
         batch = adapter.collate([adapter.encode(row) for row in chosen], range(len(chosen)))
         return View(adapter, batch, "forget", 4, 4)
 
-    from dataclasses import replace
-
     main = view(rows)
     main.others = {"wrong": view([replace(row, label=label) for row, label in zip(rows, labels, strict=True)])}
     return main
@@ -119,13 +118,13 @@ def test_random_label_losses_by_hand():
     assert adapter.module.head.bias.grad[2] > 0 > adapter.module.head.bias.grad[0], "pushes away from the true label"
 
 
-# -- SSD, by hand ---------------------------------------------------------------------------------------------------------
+# -- SSD, by hand ---------------------------------------------------------------
 def test_dampening_by_hand():
-    """alpha 2, lambda 1. F_f = (9, 1, 5, 0), F_D = (3, 1, 2, 0): 9 > 6, 5 > 4 are selected, 1 and 0 are not.
+    """alpha 2, lambda 1. F_f = (9, 5, 5, 0), F_D = (3, 3, 2, 0): 9 > 6 and 5 > 4 are selected, 5 < 6 and 0 are not.
     Factors 3/9 and 2/5, so (6, 7, 10, 8) becomes (2, 7, 4, 8)."""
     parameters = {"a": torch.tensor([6.0, 7.0]), "b": torch.tensor([[10.0], [8.0]])}
-    forget = {"a": torch.tensor([9.0, 1.0]), "b": torch.tensor([[5.0], [0.0]])}
-    whole = {"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([[2.0], [0.0]])}
+    forget = {"a": torch.tensor([9.0, 5.0]), "b": torch.tensor([[5.0], [0.0]])}
+    whole = {"a": torch.tensor([3.0, 3.0]), "b": torch.tensor([[2.0], [0.0]])}
     report = dampen(parameters, forget, whole, alpha=2.0, dampening=1.0)
     torch.testing.assert_close(parameters, {"a": torch.tensor([2.0, 7.0]), "b": torch.tensor([[4.0], [8.0]])})
     assert (report.selected, report.weights, report.mean_factor) == (2, 4, pytest.approx((1 / 3 + 2 / 5) / 2))
@@ -168,7 +167,9 @@ def test_importances_by_hand():
 
 def test_per_row_importances_are_bounded_by_the_share_of_forget_rows(data, target):
     """F_D >= (N_f/N) F_f, so F_f / F_D <= N/N_f: the reason for `ceiling`."""
-    forget, retain = ([target.encode(row) for row in data.train[role][:n]] for role, n in (("forget", 10), ("retain", 40)))
+    forget, retain = (
+        [target.encode(row) for row in data.train[role][:n]] for role, n in (("forget", 10), ("retain", 40))
+    )
     ours, whole = (importances(target, rows, 1, 0, SILENT, None) for rows in (forget, [*forget, *retain]))
     for name in ours:
         assert bool((ours[name] <= 5 * 1.0001 * whole[name]).all())
@@ -180,20 +181,22 @@ def test_alpha_ceiling():
     assert SSD(ceiling=None).alpha(100, 1000) == 10 and SSD(batch=64).alpha(100, 1000) == 10
 
 
-# -- on digits ------------------------------------------------------------------------------------------------------------
+# -- on digits ---------------------------------------------------------------
 def test_target_knows_the_digits(data, target):
     assert accuracy(target, data.eval["forget"]) > 0.95 and accuracy(target, data.eval["test"]) > 0.9
 
 
 def test_ssd_forgets_the_class_and_keeps_the_rest(data, target):
-    given = context(target, data, retain=data.train["retain"][:500])
+    given = context(target, data)
     before = weights(target).clone()
     SSD().apply(given)
-    assert accuracy(given.adapter, data.eval["forget"]) < 0.1 and accuracy(given.adapter, data.eval["forget_test"]) < 0.1
+    assert (
+        accuracy(given.adapter, data.eval["forget"]) < 0.1 and accuracy(given.adapter, data.eval["forget_test"]) < 0.1
+    )
     for rows in ("retain", "test"):
         assert accuracy(given.adapter, data.eval[rows]) > accuracy(target, data.eval[rows]) - 0.05
     note = given.notes["ssd"]
-    assert 0 < note["selected"] < 0.2 * note["weights"] and note["alpha"] == pytest.approx(0.5 * 609 / 109)
+    assert 0 < note["selected"] < 0.2 * note["weights"] and note["alpha"] == pytest.approx(0.5 * 719 / 73)
     after = weights(given.adapter)
     assert int((after != before).sum()) <= note["selected"] and bool((after.abs() <= before.abs()).all())
     assert torch.equal(weights(target), before), "the target itself is untouched"
@@ -214,7 +217,9 @@ def test_ssd_same_seed_same_bits_and_labels_matter(data, target):
         return weights(given.adapter)
 
     rows = data.train["forget"][:20]
-    assert torch.equal(run(rows), run(rows)) and torch.equal(run(rows, batch=8, alpha=1.5), run(rows, batch=8, alpha=1.5))
+    assert torch.equal(run(rows), run(rows)) and torch.equal(
+        run(rows, batch=8, alpha=1.5), run(rows, batch=8, alpha=1.5)
+    )
     assert not torch.equal(run(rows), run(wrong_labels(rows, 10, 0))), "the labels matter"
 
 
@@ -223,7 +228,9 @@ def test_random_label_forgets_the_class_and_keeps_the_rest(data, target):
     given = context(target, data, epochs=8)
     given.log = events.append
     RandomLabel().apply(given)
-    assert accuracy(given.adapter, data.eval["forget"]) < 0.1 and accuracy(given.adapter, data.eval["forget_test"]) < 0.2
+    assert (
+        accuracy(given.adapter, data.eval["forget"]) < 0.1 and accuracy(given.adapter, data.eval["forget_test"]) < 0.2
+    )
     for rows in ("retain", "test"):
         assert accuracy(given.adapter, data.eval[rows]) > accuracy(target, data.eval[rows]) - 0.05
     steps = [event for event in events if event["event"] == "step"]
@@ -257,6 +264,11 @@ def test_refusals(method, data, target):
 
 
 def test_modality_blind_methods_run_on_images(data, target):
-    given = context(target, data, steps=12)
+    """GradDiff, written for any family: the class to forget loses far more than the others do."""
+    given = context(target, data, steps=12, lr=2e-4)
     GradDiff().apply(given)
-    assert accuracy(given.adapter, data.eval["forget"]) < 0.2 < 0.9 < accuracy(given.adapter, data.eval["retain"])
+    lost = {
+        rows: accuracy(target, data.eval[rows]) - accuracy(given.adapter, data.eval[rows])
+        for rows in ("forget", "retain")
+    }
+    assert lost["forget"] > lost["retain"] + 0.2

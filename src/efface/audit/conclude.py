@@ -68,20 +68,20 @@ def _correct(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _detectable(residue: Sequence[Finding]) -> float | None:
-    """Half-width of the narrowest interval, as a share of the gap: what could have been missed."""
+    """Half-width of the widest interval among the headline metrics, as a share of the gap: what could have been missed."""
     shares = []
     for f in residue:
         low, value = f.evidence["low"], f.evidence["value"]
         gap = value / f.share if f.share else None
         if gap and low is not None:
             shares.append((value - low) / gap)
-    return min(shares) if shares else None
+    return max(shares) if shares else None
 
 
 def _power_text(smallest: float | None, n: int) -> str:
     if smallest is None:
         return f"With {n} forget rows and no usable reference, no statement about what could have been missed is possible."
-    return f"With these {n} forget rows, a residue under about {smallest:.0%} of the difference between target and reference would be missed."
+    return f"With these {n} forget rows, a residue under about {max(smallest, 0.01):.0%} of the difference between target and reference would be missed."
 
 
 def _utility_text(findings: Sequence[Finding]) -> str:

@@ -1,24 +1,23 @@
 """The common harness's own forms of its metrics, quirks included, for comparison with published tables. Never a
 default.
 
-They reproduce locuslab/open-unlearning (snapshot d3d7cf9): added 1e-10 in ratios, the end token dropped from min-k, 1/n
-where nothing can be extracted, an assumed reference AUC of .5. Rows that it turned into NaN (empty answers) are
-unscored here.
+They reproduce locuslab/open-unlearning (read at d3d7cf9): 1e-10 added in ratios, the last label dropped whether or not
+it is an end token, 1/n where nothing can be extracted, stemmed ROUGE throughout. Rows that it turned into NaN (empty
+answers) are unscored here. ``compat_privacy`` has the membership metrics.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from efface.card import Card
-from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
-from efface.metrics.hidden_states import shared_layers, states
+from efface.metrics.base import NotComputed, PerRow, Score, Tables, metric
+from efface.metrics.generation import GENERATED, STOPS, rouge_l, score_generations
 from efface.metrics.knowledge import CHOICES, RATIO, correct_lp, wrong_lp
 from efface.metrics.memorisation import ANSWER, CODE, per_row, strength
-from efface.metrics.privacy import SIDES, Familiarity, K, report, separation, smallest_mean, standardised
-from efface.metrics.representation import BATCH, MIRAGE, linear_cka_biased
 from efface.metrics.utility import RATIO_NEEDS, UTILITY_NEEDS, part_means, utility_parts
 
 TINY = 1e-10
@@ -31,14 +30,42 @@ def card(title: str, summary: str, quirk: str) -> Card:
                 fooled_by=("the quirk above",))
 
 
+def without_last(values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Each row's values without its last one, end token or not."""
+    return [v[:-1] for v in values]
+
+
 @metric("extraction_strength_compat", needs=[ANSWER], card=card(
     "Extraction strength", "1 - k/n as the harness prints it.",
-    "1/n instead of 0 where the last token misses; 0 for an empty answer"))
+    "1/n instead of 0 where the last token misses; 0 for an empty answer; the last label is always dropped"))
 def extraction_strength_compat(tables: Tables) -> PerRow:
     """ES with the harness's floor of 1/n."""
     tokens = tables.tokens()
-    return per_row(tokens, [max(strength(hits), 1 / hits.size) if hits.size else 0.0
-                            for hits in tokens.body(tokens.hit)])
+    values = [max(strength(hits), 1 / hits.size) if hits.size else 0.0 for hits in without_last(tokens.hit)]
+    return per_row(tokens, np.where([bool(p) for p in tokens.problems], np.nan, values))
+
+
+@metric("exact_memorisation_compat", needs=[ANSWER], card=card(
+    "Exact memorisation", "Share of argmax hits.", "the last label is always dropped"))
+def exact_memorisation_compat(tables: Tables) -> PerRow:
+    """EM without the last label."""
+    tokens = tables.tokens()
+    return per_row(tokens, [hits.mean() if hits.size else np.nan for hits in without_last(tokens.hit)])
+
+
+@metric("knowmem_compat", needs=[GENERATED], card=card(
+    "Knowledge memorisation", "ROUGE-L F1 of the answer cut at the next question.", "words are stemmed; MUSE does not"))
+def knowmem_compat(tables: Tables) -> PerRow:
+    """MUSE's answer score with stemmed words."""
+    score = rouge_l(part="fmeasure", stemmer=True)
+    return score_generations(tables, lambda gold, text: score(gold, STOPS.split(text, maxsplit=1)[0]))
+
+
+@metric("verbmem_compat", needs=[GENERATED], card=card(
+    "Verbatim memorisation", "ROUGE-L F1 of the continuation.", "words are stemmed; MUSE does not"))
+def verbmem_compat(tables: Tables) -> PerRow:
+    """MUSE's continuation score with stemmed words."""
+    return score_generations(tables, rouge_l(part="fmeasure", stemmer=True))
 
 
 def _ratio(tables: Tables, rows: str = "*", role: str = "subject") -> PerRow:
@@ -47,6 +74,15 @@ def _ratio(tables: Tables, rows: str = "*", role: str = "subject") -> PerRow:
     correct, _ = correct_lp(tables, rows, role)
     wrong = np.array([lps.mean() if lps.size else np.nan for lps in wrong_lp(tables, rows, role)])
     return per_row(tokens, np.exp(wrong) / (np.exp(correct) + TINY))
+
+
+@metric("truth_ratio_compat", needs=RATIO, card=card(
+    "Truth ratio, prob_mean", "Mean of P(correct) / (P(correct) + P(wrong) + 1e-10).", "1e-10 in the denominator"))
+def truth_ratio_compat(tables: Tables) -> PerRow:
+    """Extent of knowledge with the added constant."""
+    tokens, (correct, _) = tables.tokens(), correct_lp(tables)
+    wrong = np.array([lps.mean() if lps.size else np.nan for lps in wrong_lp(tables)])
+    return per_row(tokens, np.exp(correct) / (np.exp(correct) + np.exp(wrong) + TINY))
 
 
 @metric("truth_ratio_tofu_compat", needs=RATIO, directions={"*": "match"}, orientation="none", card=card(
@@ -105,75 +141,3 @@ def model_utility_compat(tables: Tables) -> Score:
     means = part_means(parts)
     return Score("", "", float(hmean(list(means.values()))),
                  n=sum(len(p.values) for n, p in parts.items() if n.endswith("rouge")), extra={"parts": means})
-
-
-def _min_k(tables: Tables, rows: str, role: str, *, plus: bool) -> PerRow:
-    tokens = tables.tokens(rows, role=role)
-    lp = tokens.body(tokens.lp)
-    values = standardised(lp, tokens.body(tokens.mu), tokens.body(tokens.sigma)) if plus else lp
-    broken = np.array([bool(problem) for problem in tokens.problems])
-    scores = np.where(broken, np.nan, np.nan_to_num(smallest_mean(values, K), nan=0.0))
-    return PerRow(scores, tokens.rows, tokens.entities)
-
-
-def min_k_compat(tables: Tables, rows: str, role: str) -> PerRow:
-    """Min-k without the end token; 0 for an empty answer."""
-    return _min_k(tables, rows, role, plus=False)
-
-
-def min_k_plus_compat(tables: Tables, rows: str, role: str) -> PerRow:
-    """Min-k++ without the end token; 0 for an empty answer."""
-    return _min_k(tables, rows, role, plus=True)
-
-
-def _register(name: str, attack: Familiarity, title: str) -> None:
-    metric(name, needs=SIDES, directions={"*": "match"}, fixed_rows="forget", card=card(
-        title, "AUC forget against holdout.", "the end token is dropped and an empty answer scores 0"))(
-            lambda tables: report(tables, attack, controls=("reference", "base")))
-
-
-_register("mia_min_k_compat", min_k_compat, "Min-k attack, k = .4")
-_register("mia_min_k_plus_compat", min_k_plus_compat, "Min-k++ attack, k = .4")
-
-
-def _against(tables: Tables, *, flip: bool) -> Score:
-    a = separation(tables, min_k_compat)
-    try:
-        b, assumed = separation(tables, min_k_compat, "reference"), False
-    except NotComputed:
-        b, assumed = 0.5, True
-    x, y = (1 - a, 1 - b) if flip else (a, b)
-    return Score("", "", (x - y) / (y + TINY) * 100, target=0.0,
-                 extra={"auc": a, "auc_reference": b, "reference_assumed": assumed})
-
-
-@metric("privleak_compat", needs=SIDES, directions={"*": "match"}, orientation="none", fixed_rows="forget", card=card(
-    "PrivLeak", "((1-A) - (1-A_R)) / (1-A_R + 1e-10) * 100.",
-    "A_R = .5 without a reference (`reference_assumed`); min-k without the end token"))
-def privleak_compat(tables: Tables) -> Score:
-    """PrivLeak as the harness prints it."""
-    return _against(tables, flip=True)
-
-
-@metric("rel_diff_compat", needs=SIDES, directions={"*": "match"}, orientation="none", fixed_rows="forget", card=card(
-    "Relative AUC difference", "(A - A_R) / (A_R + 1e-10) * 100.",
-    "A_R = .5 without a reference (`reference_assumed`)"))
-def rel_diff_compat(tables: Tables) -> Score:
-    """Relative difference of AUCs as the harness prints it."""
-    return _against(tables, flip=False)
-
-
-@metric("cka_reference_compat", needs=(Need("hidden"), Need("hidden", role="reference")), directions={"*": "higher"},
-        orientation="none", card=Card(
-    "CKA to the reference (released code)", MIRAGE, "yongwookim1/UUEF",
-    "Biased linear CKA of the last layer, averaged over batches of 512 rows.",
-    differs=("reproduced on purpose: biased upwards unless rows far outnumber features",),
-    fooled_by=("independent features read .53 at width 576",)))
-def cka_reference_compat(tables: Tables) -> Score:
-    """Batch-averaged biased CKA of the last layer."""
-    found = states(tables, shared_layers(tables, "subject", "reference")[-1], "subject", "reference")
-    starts = range(0, len(found.rows), BATCH)
-    values = [linear_cka_biased(*(x[s:s + BATCH] for x in found.vectors)) for s in starts]
-    if np.isnan(values).any():
-        raise NotComputed("the hidden states of one model are the same for every row of a batch")
-    return Score("", "", float(np.mean(values)), n=len(found.rows))

@@ -44,7 +44,10 @@ def repetition(text: str) -> float:
     fooled_by=(SHORT, "the same fluent sentence to every question: see distinct_2")))
 def repetition_rate(tables: Tables) -> PerRow:
     """Repeated 4-grams per row."""
-    return score_generations(tables, lambda gold, text: repetition(text))
+    result = score_generations(tables, lambda gold, text: repetition(text))
+    if result.extra.get("empty") == 1.0:
+        raise NotComputed("every greedy answer is empty")
+    return result
 
 
 @metric("ngram_entropy", needs=[GENERATED], directions={"*": "higher"}, orientation="none", card=Card(

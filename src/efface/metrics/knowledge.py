@@ -54,7 +54,8 @@ def _mapped(result: PerRow, values: np.ndarray) -> PerRow:
 def truth_ratio(tables: Tables) -> PerRow:
     """1 / (1 + r) per row."""
     ratio = log_ratio(tables)
-    return _mapped(ratio, np.exp(-np.logaddexp(0.0, ratio.values)))
+    with np.errstate(invalid="ignore"):
+        return _mapped(ratio, np.exp(-np.logaddexp(0.0, ratio.values)))
 
 
 @metric("truth_ratio_tofu", needs=RATIO, directions={"*": "match"}, orientation="none", card=Card(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from efface.report.account import cost, provenance
 from efface.report.curves import attacks
-from efface.report.examples import examples
+from efface.report.examples import examples, hidden
 from efface.report.model import AttackView, Report
 from efface.report.scores import groups, not_computed, roles_of
 from efface.report.sections import answer, asked, model_name
@@ -15,25 +15,26 @@ from efface.report.text import visible
 from efface.runs.loading import LoadedRun
 
 NOTHING_ELSEWHERE = (
-    "Nothing about copies of the data elsewhere: source files, logs, caches, back-ups, search indexes, embeddings, other models "
-    "and anything derived from them were not examined.")
-OTHER_QUESTIONS = ("Nothing about questions unlike the ones asked: other wordings, other languages, longer conversations, "
-                   "knowledge that follows from the forgotten facts.")
-OTHER_ATTACKS = "Nothing about attacks other than those listed, or about attackers with more data, time or access."
-NO_OPINION = "It is a record of measurements. It is not a legal opinion, and no single number in it stands for the whole."
+    "Nothing about copies of the data elsewhere: source files, logs, caches, back-ups, search indexes, embeddings, "
+    "other models and anything derived from them were not examined.")
+OTHER_QUESTIONS = (
+    "Nothing about questions unlike the ones asked: other wordings, other languages, longer conversations, knowledge "
+    "that follows from the forgotten facts.")
+OTHER_ATTACKS = "Nothing about attacks other than those listed, or attackers with more data, time or access."
+NO_OPINION = "It is a record of measurements, not a legal opinion; no single number in it stands for the whole."
 
 
 def build(run: LoadedRun) -> Report:
     """Everything a report shows. Depends on the run alone: the same run gives the same report."""
     roles = roles_of(run)
     shown, note = examples(run, roles)
-    views = attacks(run)
+    views, (forget, other) = attacks(run), groups(run, roles)
     return Report(
-        title=_title(run), subtitle=_subtitle(run), date=visible(run.status.started[:10], 10), run=visible(run.name, 200),
-        notice=_notice(run), asked=tuple(asked(run)), answer=answer(run), examples=shown, examples_note=note, roles=roles,
-        scores=groups(run, roles, forget=True), attacks=views, damage=groups(run, roles, forget=False), cost=cost(run),
-        provenance=tuple(provenance(run)), commands=tuple(_commands(run)), not_shown=tuple(_not_shown(run, roles, views)),
-        raw=_raw(run))
+        title=_title(run), subtitle=_subtitle(run), date=visible(run.status.started[:10], 10),
+        run=visible(run.name, 200), notice=_notice(run), asked=tuple(asked(run)), answer=answer(run), examples=shown,
+        examples_note=note, hidden=hidden(run), roles=roles, scores=forget, attacks=views, damage=other,
+        cost=cost(run), provenance=tuple(provenance(run)),
+        commands=tuple(_commands(run)), not_shown=tuple(_not_shown(run, roles, views)), raw=_raw(run))
 
 
 def _method(run: LoadedRun) -> str:
@@ -79,7 +80,7 @@ def _not_shown(run: LoadedRun, roles: Sequence[str], views: Sequence[AttackView]
         elif view.reason:
             yield f"Attack {view.title.lower()}: {view.reason}."
     if "reference" not in roles:
-        yield ("What never having seen the data looks like: there is no reference model, so that nothing here separates "
+        yield ("What never having seen the data looks like: there is no reference model, so nothing here separates "
                "residue from what any model would know.")
     if not views:
         yield "Whether an attack brings anything back: none was run."

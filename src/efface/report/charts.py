@@ -11,7 +11,7 @@ from html import escape
 
 from efface.report.text import number, visible
 
-WIDTH, LEFT, TOP, BOTTOM, LABELS = 720, 50, 14, 44, 128
+LEFT, TOP, BOTTOM = 46, 14, 44
 GAP = 15  # between end labels, in pixels
 MARKS = {"target": "triangle", "reference": "square", "retain": "square"}
 
@@ -39,6 +39,8 @@ class Plot:
     series: tuple[Series, ...]
     level: tuple[float, str] | None = None
     height: int = 280
+    width: int = 720
+    labels: int = 136
     markers: bool = True
 
 
@@ -51,7 +53,7 @@ class _Frame:
         self.low, self.high = span(values)
         places = [x for x, _ in plot.ticks] or [0.0]
         self.first, self.last = min(places), max(places)
-        self.right, self.bottom = WIDTH - LABELS, plot.height - BOTTOM
+        self.right, self.bottom = plot.width - plot.labels, plot.height - BOTTOM
 
     def x(self, value: float) -> float:
         share = (value - self.first) / (self.last - self.first) if self.last > self.first else 0.5
@@ -80,7 +82,8 @@ def chart(plot: Plot, ident: str) -> str:
     for series in plot.series:
         body += _line(series, frame, plot.markers)
     body += _end_labels(plot, frame)
-    return (f'<svg class="chart" viewBox="0 0 {WIDTH} {plot.height}" role="img" aria-labelledby="{ident}-t {ident}-d">'
+    box = f"0 0 {plot.width} {plot.height}"
+    return (f'<svg class="chart" viewBox="{box}" role="img" aria-labelledby="{ident}-t {ident}-d">'
             f'<title id="{ident}-t">{_text(plot.title)}</title><desc id="{ident}-d">{_text(plot.about)}</desc>'
             + "".join(body) + "</svg>")
 

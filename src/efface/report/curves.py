@@ -8,7 +8,7 @@ from itertools import groupby
 from efface.report.charts import Plot, Series
 from efface.report.glossary import ATTACKS, THREATS, title
 from efface.report.model import AttackView
-from efface.report.text import budget, interval, number, role_title, set_title, signed, visible, words
+from efface.report.text import budget, interval, number, role_title, set_title, visible, words
 from efface.runs.loading import LoadedRun
 from efface.runs.results import Curve, Finding, Gap, Point
 
@@ -16,10 +16,11 @@ ORDER = {"unlearned": 0, "reference": 1, "target": 2}
 
 
 def attacks(run: LoadedRun) -> tuple[AttackView, ...]:
-    """One view for each attack, in the order of their names."""
+    """One view for each attack, those with results first."""
     found = run.conclusion.findings if run.conclusion else []
     by_attack = groupby(sorted(run.curves, key=lambda c: c.attack), key=lambda c: c.attack)
-    return tuple(_view(run, name, list(curves), found) for name, curves in by_attack)
+    views = [_view(run, name, list(curves), found) for name, curves in by_attack]
+    return tuple(sorted(views, key=lambda view: not view.rows))
 
 
 def _view(run: LoadedRun, name: str, curves: Sequence[Curve], found: Sequence[Finding]) -> AttackView:
@@ -31,7 +32,8 @@ def _view(run: LoadedRun, name: str, curves: Sequence[Curve], found: Sequence[Fi
     if not _measured(head):
         reason = reason or "no point of its curve was recorded"
         return AttackView(words(name), _about(name), _threat(head), (), reason=reason, partial=head.partial)
-    plots = tuple(_plot(run, c) for c in curves if len(_budgets(c)) > 1 and _measured(c))
+    drawn = [c for c in curves if len(_budgets(c)) > 1 and _measured(c)]
+    plots = tuple(_plot(run, c, small=i > 0) for i, c in enumerate(drawn))
     top, rows = _table(head)
     return AttackView(words(name), _about(name), _threat(head), sentences, plots, top, rows, reason, head.partial)
 
@@ -45,7 +47,7 @@ def _about(name: str) -> str:
 
 
 def _threat(curve: Curve) -> str:
-    return f"{curve.threat}: {THREATS[curve.threat]}" if curve.threat in THREATS else visible(curve.threat, 60)
+    return f"{curve.threat}, {THREATS[curve.threat]}" if curve.threat in THREATS else visible(curve.threat, 60)
 
 
 # -- in words ----------------------------------------------------------------------------------------------------
@@ -67,7 +69,9 @@ def _sentences(curve: Curve, found: Finding | None) -> Iterator[str]:
 
 
 def _excess(measure: str, gap: Gap, p: float | None) -> str:
-    text = f"{_where(gap.at)}, {measure} was {signed(gap.value)} against the reference under the same attack"
+    side = "above" if gap.value is not None and gap.value >= 0 else "below"
+    size = number(abs(gap.value or 0.0))
+    text = f"{_where(gap.at)}, {measure} was {size} {side} the reference's under the same attack"
     if not (spread := interval(gap.low, gap.high, sign=True)):
         return f"{text}, the largest gap along the curve."
     chance = "" if p is None else f"; p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'} after correction"
@@ -80,23 +84,20 @@ def _where(at: dict[str, float]) -> str:
 
 
 # -- charts ------------------------------------------------------------------------------------------------------
-def _plot(run: LoadedRun, curve: Curve) -> Plot:
+def _plot(run: LoadedRun, curve: Curve, *, small: bool) -> Plot:
     budgets = _budgets(curve)
     place, scaled = _places(budgets)
     series = []
     for role in sorted({p.role for p in curve.points}, key=lambda r: (ORDER.get(r, 9), r)):
         points = tuple((place[_key(p)], p.value, p.low, p.high) for p in curve.points if p.role == role)
-        series.append(Series(role, _series_title(role), tuple(sorted(points, key=lambda p: p[0]))))
+        series.append(Series(role, role_title(role), tuple(sorted(points, key=lambda p: p[0]))))
     axis = words(curve.axis or next(iter(budgets[-1]), "budget")).lower()
-    x = f"{axis} of the attack" + ("" if scaled else " (evenly spaced, not to scale)")
+    x = f"{axis} of the attack" + ("" if scaled else " (not to scale)")
     name, on = title(curve.metric), set_title(curve.rows).lower()
     return Plot(f"{name} on the {on}", f"{name} on the {on} as the attack grows, for "
                 + ", ".join(s.title for s in series) + ". The numbers are in the table below.", x, name,
-                tuple((place[_budget_key(b)], budget_tick(b)) for b in budgets), tuple(series), _level(run, curve))
-
-
-def _series_title(role: str) -> str:
-    return {"unlearned": "After (unlearned)", "target": "Before (target)"}.get(role) or role_title(role)
+                tuple((place[_budget_key(b)], budget_tick(b)) for b in budgets), tuple(series), _level(run, curve),
+                *((240, 470, 152) if small else ()))
 
 
 def _level(run: LoadedRun, curve: Curve) -> tuple[float, str] | None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from efface.report.glossary import title
-from efface.report.model import Example, Said
-from efface.report.text import number, visible, words
+from efface.report.model import Example, ExampleGroup, Said
+from efface.report.text import number, set_title, visible, words
 from efface.runs.loading import LoadedRun
 from efface.runs.results import Sample
 
-HOW_MANY = {"forget": 6, "retain": 2, "neighbour": 2, "world_facts": 2}
+HOW_MANY = {"forget": 6, "retain": 2, "neighbour": 2, "world_facts": 1}
 WORST = 3
 PREFERRED = ("rouge", "probability", "accuracy")
 NOTE = ("Chosen by rule: first the {worst} forget rows where the unlearned model still comes closest to the right "
         "answer ({by}), then rows spread evenly over each set.")
 
 
-def examples(run: LoadedRun, roles: Sequence[str]) -> tuple[tuple[Example, ...], str]:
+def examples(run: LoadedRun, roles: Sequence[str]) -> tuple[tuple[ExampleGroup, ...], str]:
     """Examples by set, and the sentence that says how they were chosen ("" if there are none)."""
     after = run.samples("unlearned")
     by_role = {role: {(s.set, s.row): s for s in run.samples(role)} for role in roles}
@@ -25,10 +25,16 @@ def examples(run: LoadedRun, roles: Sequence[str]) -> tuple[tuple[Example, ...],
     out = []
     for rows in dict.fromkeys((*HOW_MANY, *(s.set for s in after))):
         found = [s for s in after if s.set == rows and not s.problem]
-        for sample in _choose(found, HOW_MANY.get(rows, 1), metric if rows == "forget" else ""):
-            out.append(_example(sample, by_role, metric))
+        chosen = _choose(found, HOW_MANY.get(rows, 1), metric if rows == "forget" else "")
+        if chosen:
+            out.append(ExampleGroup(set_title(rows), tuple(_example(s, by_role, metric) for s in chosen)))
     note = NOTE.format(worst=WORST, by=f"by {title(metric)}") if metric else "Rows spread evenly over each set."
     return tuple(out), note if out else ""
+
+
+def hidden(run: LoadedRun) -> bool:
+    """Whether the record keeps hashes in place of forget text."""
+    return any(s.hidden for s in run.samples("unlearned"))
 
 
 def _choose(found: Sequence[Sample], count: int, metric: str) -> list[Sample]:
@@ -44,14 +50,14 @@ def _choose(found: Sequence[Sample], count: int, metric: str) -> list[Sample]:
 
 def _example(sample: Sample, by_role: dict[str, dict[tuple[str, str], Sample]], metric: str) -> Example:
     place = sample.set, sample.row
-    said = tuple(_said(role, found[place], metric) for role, found in by_role.items() if place in found)
-    return Example(sample.set, visible(sample.row, 80), _text(sample.prompt), _text(sample.gold), said, sample.hidden)
+    said = tuple(_said(found[place], metric) if place in found else None for found in by_role.values())
+    return Example(visible(sample.row, 80), _text(sample.prompt), _text(sample.gold), said)
 
 
-def _said(role: str, sample: Sample, metric: str) -> Said:
+def _said(sample: Sample, metric: str) -> Said:
     value = sample.scores.get(metric) if metric else None
     score = f"{title(metric)} {number(value)}" if value is not None else ""
-    return Said(role, _text(sample.output) or "(no answer)", score)
+    return Said(_text(sample.output) or "(no answer)", score)
 
 
 def _text(text: str) -> str:

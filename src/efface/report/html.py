@@ -19,7 +19,7 @@ UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 def render(report: Report) -> str:
     """The page of one report."""
-    return page("report.html.j2", report=report, raw=_embed(report.raw))
+    return page("report.html.j2", report=report, raw=embed(report.raw))
 
 
 def page(template: str, **values: Any) -> str:
@@ -32,8 +32,8 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    made = Environment(loader=PackageLoader("efface.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                       lstrip_blocks=True)
+    made = Environment(loader=PackageLoader("efface.report"), autoescape=True, undefined=StrictUndefined,
+                       trim_blocks=True, lstrip_blocks=True)
     made.globals.update(
         chart=lambda plot, ident: Markup(chart(plot, ident)), strip=lambda line, ident: Markup(_strip(line, ident)),
         role_title=role_title, role_note=lambda role: ROLE_NOTES.get(role, ""), set_title=set_title)
@@ -47,11 +47,11 @@ def _strip(line: ScoreLine, ident: str) -> str:
     return strip(line.picture, ident, f"{line.title}: {told}")
 
 
-def _embed(raw: dict[str, Any]) -> Any:
+def embed(raw: dict[str, Any]) -> Any:
     """``raw`` as JSON that cannot end the element it stands in."""
     from markupsafe import Markup
 
     text = dumps(raw)
     for character, code in UNSAFE.items():
         text = text.replace(character, code)
-    return Markup(text)  # noqa: S704 - every character that matters in HTML is gone
+    return Markup(text)

@@ -46,21 +46,26 @@ class Answer:
 class Said:
     """What one role answered. ``scores``: its values for this row, as text."""
 
-    role: str
     text: str
     scores: str
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row, as each role answers it. ``hidden``: text is not kept, only keyed hashes."""
+    """One row, as each role of the report answers it (None: it was not asked)."""
 
-    set: str
     row: str
     prompt: str
     gold: str
-    said: tuple[Said, ...]
-    hidden: bool
+    said: tuple[Said | None, ...]
+
+
+@dataclass(frozen=True)
+class ExampleGroup:
+    """Examples of one evaluation set."""
+
+    title: str
+    examples: tuple[Example, ...]
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything, in the order in which it is shown. ``raw``: the same as data, embedded for machines."""
+    """Everything, in the order in which it is shown. ``hidden``: texts of forget rows are not
+    kept, only keyed hashes. ``raw``: the same as data, embedded for machines."""
 
     title: str
     subtitle: str
@@ -130,8 +136,9 @@ class Report:
     notice: str
     asked: tuple[Fact, ...]
     answer: Answer | None
-    examples: tuple[Example, ...]
+    examples: tuple[ExampleGroup, ...]
     examples_note: str
+    hidden: bool
     roles: tuple[str, ...]
     scores: tuple[ScoreGroup, ...]
     attacks: tuple[AttackView, ...]

@@ -21,32 +21,41 @@ def roles_of(run: LoadedRun) -> tuple[str, ...]:
     return tuple(role for role in ORDER if role in found) + tuple(sorted(found - set(ORDER)))
 
 
-def groups(run: LoadedRun, roles: tuple[str, ...], *, forget: bool) -> tuple[ScoreGroup, ...]:
-    """Groups of the forget side, or of everything else (there with the change from before to after)."""
+def groups(run: LoadedRun, roles: tuple[str, ...]) -> tuple[tuple[ScoreGroup, ...], tuple[ScoreGroup, ...]]:
+    """Groups of the forget side, and of everything else (there with the change from before to after). A measure is
+    explained where it first appears."""
     found = run.scores.scores if run.scores else []
-    sets = [rows for rows in dict.fromkeys(row.rows for row in found) if rows.startswith(FORGET_SIDE) == forget]
-    return tuple(_group(run, roles, rows, [row for row in found if row.rows == rows], forget) for rows in sets)
+    told: set[str] = set()
+    sides: tuple[list[ScoreGroup], list[ScoreGroup]] = ([], [])
+    sets = sorted(dict.fromkeys(row.rows for row in found), key=lambda rows: not rows.startswith(FORGET_SIDE))
+    for rows in sets:
+        forget = rows.startswith(FORGET_SIDE)
+        group = _group(run, roles, rows, [row for row in found if row.rows == rows], told)
+        sides[0 if forget else 1].append(group)
+    return tuple(sides[0]), tuple(sides[1])
 
 
-def _group(run: LoadedRun, roles: tuple[str, ...], rows: str, found: list[ScoreRow], forget: bool) -> ScoreGroup:
+def _group(run: LoadedRun, roles: tuple[str, ...], rows: str, found: list[ScoreRow], told: set[str]) -> ScoreGroup:
     lines = []
     for name in dict.fromkeys(row.name for row in found):
         by_role = {row.role: row for row in found if row.name == name}
-        change = None if forget else _change(run, rows, name, by_role)
-        lines.append(_line(name, by_role, roles, change))
+        change = None if rows.startswith(FORGET_SIDE) else _change(run, rows, name, by_role)
+        lines.append(_line(name, by_role, roles, change, "" if name in told else MEASURES.get(name, "")))
+        told.add(name)
     count = run.scores.sets.get(rows) if run.scores else None
     note = ", ".join(filter(None, (SET_NOTES.get(rows, ""), f"{count:,} rows" if count else "")))
     return ScoreGroup(set_title(rows), note, tuple(lines))
 
 
-def _line(name: str, by_role: dict[str, ScoreRow], roles: tuple[str, ...], change: Cell | None) -> ScoreLine:
+def _line(name: str, by_role: dict[str, ScoreRow], roles: tuple[str, ...], change: Cell | None,
+          gloss: str) -> ScoreLine:
     shown = by_role.get("unlearned") or next(iter(by_role.values()))
     target = shown.target
     if target is None and shown.direction == "match" and "reference" in by_role:
         target = by_role["reference"].value
     picture = tuple((role, row.value, row.low, row.high) for role in roles
                     if (row := by_role.get(role)) and row.value is not None)
-    return ScoreLine(title(name), MEASURES.get(name, ""), direction(shown.direction, target),
+    return ScoreLine(title(name), gloss, direction(shown.direction, target),
                      tuple(cell(by_role.get(role)) for role in roles), picture, change)
 
 

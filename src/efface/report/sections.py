@@ -12,8 +12,7 @@ from efface.report.text import number, visible, words
 from efface.runs.loading import LoadedRun
 
 LIST_LENGTH = 8
-HEAD = (("id", "Request"), ("reason", "Reason"), ("authority", "On whose word"), ("received", "Received"),
-        ("due", "Due"))
+HEAD = (("id", "Request"), ("reason", "Reason"), ("authority", "On whose word"))
 
 
 def at(values: Any, *path: str) -> Any:
@@ -27,6 +26,8 @@ def asked(run: LoadedRun) -> Iterator[Fact]:
     """The request, the model, the method with the settings that somebody chose."""
     r, spec, sizes = run.request, run.spec, run.scores.sets if run.scores else {}
     yield from (Fact(label, visible(r[key], 400)) for key, label in HEAD if r.get(key))
+    if dates := [f"{word} {visible(r[word], 20)}" for word in ("received", "due") if r.get(word)]:
+        yield Fact("Dates", ", ".join(dates))
     if run.scores and run.scores.n_forget is not None:
         yield Fact("To be forgotten", f"{run.scores.n_forget:,} rows" + _entities(run))
     if sizes:

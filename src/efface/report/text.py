@@ -116,4 +116,9 @@ def direction(way: str, target: float | None) -> str:
 def budget(at: Mapping[str, float]) -> str:
     """``16 steps``, ``4 bits``; ``no attack`` at zero."""
     used = {key: value for key, value in at.items() if value}
-    return ", ".join(f"{value:,.6g} {visible(key, 40).replace('_', ' ')}" for key, value in used.items()) or "no attack"
+    return ", ".join(f"{value:,.6g} {_unit(key, value)}" for key, value in used.items()) or "no attack"
+
+
+def _unit(name: str, value: float) -> str:
+    unit = visible(name, 40).replace("_", " ")
+    return unit[:-1] if value == 1 and unit.endswith("s") else unit

@@ -28,14 +28,17 @@ def hand_tables(sets: Mapping[str, Any], *, rows: str = "forget", subject: str =
     - ``"hidden"``: {layer: Float[rows, width]}; ``"gradients"``: one norm per row (NaN: not scored);
     - ``"rows"`` and ``"entities"``: one string per row (default ``"r0"``, ``"r1"``, ... and none).
 
-    The keys ``"weights"`` and ``"<role>/weights"`` hold rows of the weight table. What is not given is "not computed".
-    Columns of unequal length are a ``SpecError``.
+    ``"subject/..."`` and ``"<name of the subject>/..."`` mean the subject too. The keys ``"weights"`` and
+    ``"<role>/weights"`` hold rows of the weight table. What is not given is "not computed". Columns of unequal length
+    are a ``SpecError``.
     """
-    held = {(key if "/" in key else f"subject/{key}"): value for key, value in sets.items()}
+    held = {}
+    for key, value in sets.items():
+        role, _, name = key.rpartition("/")
+        held[f"{'subject' if role in ('', subject) else role}/{name}"] = value
 
     def fetch(role: str, need: Need) -> Any:
-        if role == subject and f"{role}/{need.rows}" not in held:
-            role = "subject"
+        role = "subject" if role == subject else role
         if not any(key.startswith(f"{role}/") for key in held):
             raise NotComputed(f"there is no {role} model")
         name = need.rows or "weights"
