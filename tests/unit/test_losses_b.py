@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -15,10 +15,12 @@ from efface.engine.representation import Steering, at_depth, check_layers, mean_
 from efface.engine.settings import Select, TrainSettings
 from efface.engine.targets import Targets, soft_cross_entropy
 from efface.engine.view import View
-from efface.errors import NeedsError, SpecError
+from efface.errors import DataError, NeedsError, SpecError
 from efface.methods.base import METHODS, Context
-from efface.methods.language import elm, npo_irm, repnoise, whp
+from efface.methods.language import elm, lat, npo_irm, repnoise, whp
 from efface.models.base import Batch, Encoded, Output
+from efface.models.causal_lm import CausalLM
+from efface.models.tiny import build_tokenizer, tiny_model
 
 LOG = math.log
 
@@ -346,7 +348,7 @@ def test_soft_cross_entropy_by_hand() -> None:
 
 
 def test_targets_keep_the_top_and_follow_the_batch_order() -> None:
-    """Scores ln(4, 2, 1): the top two are tokens 0 and 1 with 2/3 and 1/3. A batch in another row order gets its own."""
+    """Scores ln(4, 2, 1): the top two are tokens 0 and 1 with 2/3 and 1/3. Another row order gets its own."""
     targets = Targets()
     targets.put("row0", torch.log(torch.tensor([[4.0, 2.0, 1.0]])), 2)
     targets.put("row1", torch.log(torch.tensor([[1.0, 2.0, 8.0], [8.0, 1.0, 2.0]])), 2)
@@ -403,8 +405,8 @@ def test_elm_fluency_rows_are_aligned_and_never_the_gold_answer() -> None:
 
 
 def test_mmd_by_hand() -> None:
-    """Samples 0 and 1: squared distance 1, width 2 / 2 / 4 = 1/4, kernels exp(-4), exp(-2), exp(-1), exp(-1/2), exp(-1/4).
-    MMD = 5 + 5 - 2 k. Equal samples: 0."""
+    """Samples 0 and 1: squared distance 1, width 2 / 2 / 4 = 1/4, kernels exp(-4), exp(-2), exp(-1),
+    exp(-1/2), exp(-1/4). MMD = 5 + 5 - 2 k. Equal samples: 0."""
     k = sum(math.exp(-x) for x in (4, 2, 1, 0.5, 0.25))
     assert float(repnoise.mmd(torch.tensor([[0.0]]), torch.tensor([[1.0]]))) == pytest.approx(10 - 2 * k, rel=1e-5)
     same = torch.randn(6, 3)
@@ -459,6 +461,208 @@ class Silent:
     @staticmethod
     def autocast():
         return contextlib.nullcontext()
+
+
+# -- on a real (tiny, untrained) model --------------------------------------------------------------------------------
+
+ROWS = [
+    Row("a", "Ada lives in Oslo.", "Where does Ada live?", entity="Ada"),
+    Row("b", "Red.", "Which colour does Bob like best of all?", entity="Bob"),
+    Row("c", "Cy was born in a small town by the sea.", entity="Cy"),
+]
+
+
+@pytest.fixture(scope="module")
+def lm() -> CausalLM:
+    """Two blocks, width 32, random weights, a tokenizer that knows the rows."""
+    tokenizer = build_tokenizer([text for row in ROWS for text in (row.prompt, row.answer)], vocab=320)
+    return CausalLM(tiny_model(tokenizer, width=32, layers=2, ff=64, heads=2, seed=1), tokenizer)
+
+
+def case(lm: CausalLM, forget: list[Row] | None = None, **train) -> Context:
+    """A context on a private copy, training block 0."""
+    settings = TrainSettings(
+        **{"lr": 1e-3, "steps": 2, "batch_size": 4, "select": {"kind": "layers", "first": 0, "last": 0}} | train
+    )
+    return Context(lm.clone(), forget or ROWS[:2], ROWS[:2], settings, seed=0)
+
+
+def views_of(lm: CausalLM, rows: list[Row], parts: list[list[int]], **kwargs) -> list[View]:
+    """One view per part, sized as micro-batches of one effective batch."""
+    encoded = [lm.encode(row) for row in rows]
+    tokens = sum(e.labels for e in encoded)
+    return [
+        View(lm, lm.collate([encoded[i] for i in part], part), "forget", len(rows), tokens, **kwargs) for part in parts
+    ]
+
+
+def attacking(lm: CausalLM, **settings):
+    """LAT at layer 1, perturbing the embeddings, with norm 1 as reference."""
+    method = METHODS.get("lat")(layer=1, attack_layer=0, **settings)
+    method.hidden_layers(case(lm))
+    method.start(Context(lm, ROWS, ROWS, TrainSettings(), reference=Known(norm=1.0)))
+    return method
+
+
+def test_lat_attack_restores_the_answers_inside_its_ball(lm: CausalLM) -> None:
+    """The perturbation lowers the answers' NLL, has at most its radius, and is zero at position 0 and padding."""
+    (made,) = views_of(lm, ROWS, [[0, 1, 2]])
+    method = attacking(lm, epsilon=0.5, iterations=6)
+    delta = method.attack(made)
+    clean = method._clean(made)
+    with torch.no_grad(), lat.perturbed(lm, 0, delta):
+        hit = torch.nn.functional.cross_entropy(lm.forward(made.batch).logits, made.batch.label_id)
+        states = lm.forward(made.batch, logits=False, hidden=(1,)).hidden[1]
+    with torch.no_grad():
+        plain = torch.nn.functional.cross_entropy(lm.forward(made.batch).logits, made.batch.label_id)
+        untouched = lm.forward(made.batch, logits=False, hidden=(1,)).hidden[1]
+    assert float(hit) < float(plain) - 0.05
+    assert (delta.norm(dim=-1) <= 0.5 * clean.norm(dim=-1) + 1e-5).all() and (delta[made.mask].norm(dim=-1) > 0).any()
+    assert not delta[~made.mask].any()
+    assert torch.equal(states[:, 0], untouched[:, 0]) and not torch.equal(states, untouched)
+    assert all(p.grad is None for p in lm.module.parameters()) and not lm.blocks[0]._forward_pre_hooks
+
+
+def test_lat_absolute_radius(lm: CausalLM) -> None:
+    (made,) = views_of(lm, ROWS, [[0, 1, 2]])
+    delta = attacking(lm, epsilon=0.01, unit="absolute", iterations=8, step=0.5).attack(made)
+    assert float(delta.norm(dim=-1).max()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_lat_without_a_perturbation_is_rmu(lm: CausalLM) -> None:
+    (made,) = views_of(lm, ROWS, [[0, 1, 2]], hidden_layers=(1,))
+    off, on = attacking(lm, epsilon=0.0, iterations=2), attacking(lm, epsilon=0.5, iterations=2)
+    rmu = started("adaptive_rmu", Known(norm=1.0))
+    assert float(off.forget_loss(made).detach()) == pytest.approx(float(rmu.forget_loss(made).detach()), rel=1e-6)
+    assert float(on.forget_loss(made).detach()) != pytest.approx(float(off.forget_loss(made).detach()), rel=1e-6)
+
+
+def test_lat_adds_over_micro_batches(lm: CausalLM) -> None:
+    """Rows of different length attack and count for themselves."""
+    method = attacking(lm, epsilon=0.3, iterations=3)
+    whole = float(method.forget_loss(*views_of(lm, ROWS, [[0, 1, 2]])).detach())
+    apart = sum(float(method.forget_loss(v).detach()) for v in views_of(lm, ROWS, [[0], [1], [2]]))
+    assert apart == pytest.approx(whole, rel=1e-4)
+
+
+def test_lat_refuses_layers_that_do_not_fit(lm: CausalLM) -> None:
+    with pytest.raises(NeedsError, match="method.bad-layer"):
+        METHODS.get("lat")(layer=1, attack_layer=1).check(case(lm))
+
+
+def test_whp_with_strength_zero_asks_for_what_the_model_says_anyway(lm: CausalLM) -> None:
+    """alpha 0 and all tokens kept: the targets are the model's own distribution, so the forget gradient vanishes."""
+    sizes = []
+    for alpha in (0.0, 5.0):
+        method, now = METHODS.get("whp")(alpha=alpha, top=10_000, reinforce_lr=1e-2), case(lm)
+        method.start(now)
+        model = now.adapter.module
+        model.zero_grad()
+        sum(method.forget_loss(v) for v in views_of(now.adapter, ROWS[:2], [[0], [1]])).backward()
+        sizes.append(max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None))
+    assert sizes[0] < 1e-6 < 1e-4 < sizes[1]
+
+
+def test_whp_start_leaves_the_model_alone(lm: CausalLM) -> None:
+    method, now = METHODS.get("whp")(), case(lm)
+    before = {n: p.detach().clone() for n, p in now.adapter.module.named_parameters()}
+    method.start(now)
+    assert all(torch.equal(before[n], p) for n, p in now.adapter.module.named_parameters())
+    assert set(method.targets.rows) == {"a", "b"}
+
+
+def test_elm_targets_by_hand_on_model_outputs(lm: CausalLM) -> None:
+    """log p - eta (log p_expert - log p_novice) at temperature 1.2, top k renormalised, from three plain forwards."""
+    own = METHODS.get("elm")(eta_first=2.0, eta=2.0, top=5, temperature=1.2)
+    own.start(case(lm))
+
+    def logp(row: Row) -> Tensor:
+        encoded = lm.encode(row)
+        with lm.evaluating():
+            return torch.log_softmax(lm.forward(lm.collate([encoded], [0])).logits.double() / 1.2, -1)
+
+    row = ROWS[0]
+    texts = [own.settings.expert.format(concept="Ada"), own.settings.novice.format(concept="Ada")]
+    expert, novice = (logp(replace(row, prompt=text + row.prompt)) for text in texts)
+    values, ids = (logp(row) - 2.0 * (expert - novice)).topk(5)
+    got_ids, got = own.targets.rows["a"]
+    assert torch.equal(got_ids, ids) and torch.allclose(got.double(), values.softmax(-1), atol=1e-4)
+
+
+def test_elm_with_strength_zero_keeps_the_models_own_top_tokens(lm: CausalLM) -> None:
+    own = METHODS.get("elm")(eta_first=0.0, eta=0.0, top=3, temperature=1.0)
+    own.start(case(lm))
+    encoded = lm.encode(ROWS[0])
+    with lm.evaluating():
+        want = lm.forward(lm.collate([encoded], [0])).logits.topk(3)
+    ids, probs = own.targets.rows["a"]
+    assert torch.equal(ids, want.indices) and torch.allclose(probs, want.values.softmax(-1), atol=1e-5)
+
+
+def test_elm_documents_are_read_behind_the_context(lm: CausalLM) -> None:
+    """A row without a question: the context goes in front of the text and the text's own tokens are compared."""
+    own = METHODS.get("elm")()
+    own.start(case(lm, forget=[ROWS[2]]))
+    assert len(own.targets.rows["c"][0]) == lm.encode(ROWS[2]).labels
+
+
+def test_elm_refuses_a_context_that_merges_with_the_text(lm: CausalLM) -> None:
+    with pytest.raises(DataError, match="elm.context-changes-tokens.*'c'"):  # "sm" + "all" becomes "s", "mall"
+        METHODS.get("elm")(expert="{concept} sm", novice="{concept}\n").start(
+            case(lm, forget=[replace(ROWS[2], answer="all")])
+        )
+
+
+def test_repnoise_reads_the_models_own_output_at_the_last_layer(lm: CausalLM) -> None:
+    """The lens on the last block gives the model's logits."""
+    batch_ = lm.collate([lm.encode(ROWS[0])], [0])
+    with torch.no_grad():
+        out = lm.forward(batch_, hidden=(2,))
+        read = repnoise.lens(lm)(out.hidden[2].flatten(0, 1)[batch_.label_at])
+    assert torch.allclose(read, out.logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["rmu", "adaptive_rmu", "rr", "lat", "repnoise", "npo_sam", "npo_irm", "tar", "whp", "elm"]
+)
+def test_zero_steps_leave_the_target_bit_identical(lm: CausalLM, name: str) -> None:
+    now = case(lm, steps=0)
+    METHODS.get(name)().apply(now)
+    assert all(torch.equal(a, b) for a, b in zip(lm.module.parameters(), now.adapter.module.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["rmu", "rr", "lat"])
+def test_layers_out_of_reach_are_refused_before_anything_is_computed(lm: CausalLM, name: str) -> None:
+    now = case(lm, select={"kind": "layers", "first": 1, "last": 1})
+    settings = {"layers": (1,)} if name == "rr" else {"layer": 1}
+    with pytest.raises(NeedsError, match=f"method.layer-before-training.*{name}"):
+        METHODS.get(name)(**settings).apply(now)
+
+
+def test_representation_signature(lm: CausalLM) -> None:
+    """After adaptive RMU the forget states have turned away from where they were (cosine < 0.5), the retain states have
+    not (> 0.95). Without the retain term they turn as well: that term is what holds them."""
+    away, keep = ROWS[:1], [replace(ROWS[1], id="k")]
+
+    def cosines(alpha: float) -> list[float]:
+        settings = TrainSettings(
+            lr=1e-2, steps=60, batch_size=2, warmup=0.0, select={"kind": "layers", "first": 0, "last": 0}
+        )
+        now = Context(lm.clone(), away, keep, settings, seed=0)
+        METHODS.get("adaptive_rmu")(layer=1, alpha=alpha).apply(now)
+        found = []
+        for rows in (away, keep):
+            batch_ = lm.collate([lm.encode(row) for row in rows], range(len(rows)))
+            with torch.no_grad():
+                a, b = (
+                    m.forward(batch_, logits=False, hidden=(1,)).hidden[1][batch_.token_mask] for m in (lm, now.adapter)
+                )
+            found.append(float(torch.cosine_similarity(a, b, dim=-1).mean()))
+        return found
+
+    forget, retain = cosines(alpha=30.0)
+    assert forget < 0.5 and retain > 0.95
+    assert cosines(alpha=0.0)[1] < 0.5
 
 
 # -- declarations ---------------------------------------------------------------------------------------------------

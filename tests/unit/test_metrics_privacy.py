@@ -49,6 +49,13 @@ def test_loss_attack_by_hand():
     assert found.direction == "match" and found.n == 2 and found.extra["n_holdout"] == 2
 
 
+def test_seed_and_resamples_reach_the_interval():
+    tables = both()
+    one, same, other = (compute(METRICS.get("mia_loss"), tables, "forget", seed=s, resamples=50) for s in (1, 1, 2))
+    assert (one.low, one.high) == (same.low, same.high) != (other.low, other.high) and one.value == other.value
+    assert compute(METRICS.get("mia_loss"), tables, "forget", seed=1, resamples=60).low != one.low
+
+
 def test_members_in_full_view_give_one():
     """The convention: A = P(forget looks more member-like); visible members 1, collapse near 0."""
     seen = hand_tables({"forget": {"answer": [[-0.1]] * 5}, "holdout": {"answer": [[-3.0]] * 5}})

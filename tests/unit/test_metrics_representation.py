@@ -125,6 +125,12 @@ def test_what_cannot_be_compared_says_why():
     assert "reference" in score("cka_reference", few).reason
 
 
+def test_states_that_differ_by_rounding_only_are_constant():
+    """Offset 1, differences of 1e-9: nothing that float32 states could tell. No value rather than the CKA of noise."""
+    noise = 1 + 1e-9 * gaussians(20, 4)
+    assert np.isnan(linear_cka(noise, gaussians(20, 4, seed=1))) and np.isnan(linear_cka(noise, noise))
+
+
 def test_batch_mode_is_biased_and_only_for_parity():
     x, y = gaussians(600, 64), gaussians(600, 64, seed=1)
     tables = hand_tables({"forget": {"hidden": {1: x}}, "reference/forget": {"hidden": {1: y}}})
@@ -193,6 +199,25 @@ def test_neighbours_agree_with_sklearn():
     x, labels = gaussians(60, 5), np.random.default_rng(0).integers(0, 2, 60)
     theirs = KNeighborsClassifier(5, metric="cosine").fit(x[:45], labels[:45]).predict(x[45:])
     assert np.array_equal(nearest_neighbours(x[:45], labels[:45], x[45:]), theirs)
+
+
+def test_neighbour_votes_tie_to_the_closer_class():
+    """Two votes for class 0 at angle .3, two for class 2 at angle .1, one for class 1: class 2. By number it would be
+    0."""
+    angles, labels = np.array([0.3, -0.3, 0.2, 0.1, -0.1]), np.array([0, 0, 1, 2, 2])
+    train = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert nearest_neighbours(train, labels, np.array([[1.0, 0.0]])).tolist() == [2]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_common_offset_does_not_matter():
+    """All states moved by the same 10,000 in one direction (as rogue dimensions do): same entities named, and the
+    linear fit converges."""
+    rows = clusters(1.5)
+    moved = rows | {"hidden": {layer: x + np.eye(12)[0] * 1e4 for layer, x in rows["hidden"].items()}}
+    for name in ("knn_accuracy", "linear_probe"):
+        here, there = (score(name, hand_tables({"forget": r})) for r in (rows, moved))
+        assert there.value == pytest.approx(here.value, abs=0.1) and here.value > 0.5
 
 
 def test_linear_probe_in_the_span_equals_the_full_fit():

@@ -18,10 +18,12 @@ from efface.metrics.stats import (
     bootstrap_difference,
     bootstrap_mean,
     detectable,
+    group,
     harmonic_mean,
     holm,
     ks_floor,
     ks_two_sample,
+    mean_draws,
     placements,
     tpr_at_fpr,
     tpr_interval,
@@ -71,6 +73,14 @@ def test_nan_rows_are_left_out_of_the_interval():
     values, entities = np.random.default_rng(0).normal(size=40), [str(i) for i in range(40)]
     padded = np.concatenate([values, [np.nan] * 5])
     assert bootstrap_mean(padded, [*entities, *"abcde"], seed=4) == bootstrap_mean(values, entities, seed=4)
+
+
+def test_columns_with_gaps_divide_by_what_they_have():
+    """Two columns over six entities, one with three NaN: its draws are means of the scored rows drawn, never diluted by
+    the others. All scored rows are 1, so every draw is 1 (or NaN where none was drawn)."""
+    values = np.stack([np.ones(6), np.array([1, np.nan, 1, np.nan, 1, np.nan])], axis=1)
+    draws = mean_draws(values, group(list("abcdef")), 0, 200)
+    assert (draws[:, 0] == 1).all() and set(draws[~np.isnan(draws[:, 1]), 1]) == {1.0}
 
 
 def test_same_seed_same_bits_other_seed_other_draws():
@@ -152,7 +162,7 @@ def test_auc_interval_resamples_entities():
 
 def test_auc_draws_equal_a_plain_loop():
     """Every bootstrap AUC equals the AUC of the rows the draw picked, entities whole."""
-    from efface.metrics.stats import auc_draws, group
+    from efface.metrics.stats import auc_draws
 
     rng = np.random.default_rng(3)
     p, n = np.round(rng.normal(0.5, 1, 14), 1), np.round(rng.normal(0, 1, 12), 1)

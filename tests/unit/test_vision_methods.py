@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from efface.artifact import Artifact, Edit
 from efface.data.benchmarks.digits import Digits
 from efface.data.rows import ImageRow
 from efface.engine.settings import Select, TrainSettings
@@ -200,6 +201,18 @@ def test_ssd_forgets_the_class_and_keeps_the_rest(data, target):
     after = weights(given.adapter)
     assert int((after != before).sum()) <= note["selected"] and bool((after.abs() <= before.abs()).all())
     assert torch.equal(weights(target), before), "the target itself is untouched"
+
+
+def test_artifact_strengths(data, target, tmp_path):
+    """0: the target, bit for bit; 1: what the method left, also through a file; between: weights in between."""
+    given = context(target, data, retain=data.train["retain"][:100])
+    SSD().apply(given)
+    Edit.between(target, given.adapter, "ssd").save(tmp_path)
+    edit = Artifact.load(tmp_path)
+    assert edit.kind == SSD.artifact and torch.equal(weights(edit.attach(target, 0.0)), weights(target))
+    assert torch.equal(weights(edit.attach(target)), weights(given.adapter))
+    half = (weights(target) + weights(given.adapter)) / 2
+    torch.testing.assert_close(weights(edit.attach(target, 0.5)), half)
 
 
 def test_ssd_refuses_to_change_nothing(data, target):

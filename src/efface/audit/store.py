@@ -182,58 +182,55 @@ class Store:
     def _hidden(self, role: str, need: Need) -> Any:
         from efface.passes.hidden import hidden
 
-        adapter = self.roles[role].adapter()
-        layers = list(range(1, len(adapter.blocks) + 1))
+        def compute() -> pa.Table:
+            adapter = self.roles[role].adapter()
+            layers = list(range(1, len(adapter.blocks) + 1))
+            return hidden(adapter, self.sets[need.rows], layers=layers, pooling=need.pooling, token_budget=self.settings.token_budget)
+
+        table = self._once((role, need.rows, "hidden", need.pooling), compute)
+        layers = sorted(set(table["layer"].to_pylist()))
         if need.variants[0] == "layers":
             return layers
         layer = int(need.variants[0])
-        layer = layers[layer] if layer < 0 else layer
-        place = (role, need.rows, "hidden", need.pooling)
-        if self._closed and place not in self._tables:
-            raise NotComputed("the record holds no table for it")
-        if place not in self._tables:
-            key = self._key(role, need.rows, "hidden", need.pooling)
-            if (found := self.cache and self.cache.get(key)) is None or found is False:
-                self.passes += 1
-                found = hidden(adapter, self.sets[need.rows], layers=layers, pooling=need.pooling, token_budget=self.settings.token_budget)
-                if self.cache:
-                    self.cache.put(key, found)
-            self._tables[place] = found
-        table = self._tables[place]
-        return table.filter(pc.equal(table["layer"], layer))
+        return table.filter(pc.equal(table["layer"], layers[layer] if layer < 0 else layer))
 
     def _gradients(self, role: str, need: Need) -> pa.Table:
         from efface.passes.gradient import gradient
 
-        place = (role, need.rows, "gradient", "")
-        if self._closed and place not in self._tables:
-            raise NotComputed("the record holds no table for it")
-        if place not in self._tables:
-            key = self._key(role, need.rows, "gradient", "")
-            found = self.cache.get(key) if self.cache else None
-            if found is None:
-                self.passes += 1
-                found = gradient(self.roles[role].adapter(), self.sets[need.rows], progress=self.progress)
-                if self.cache:
-                    self.cache.put(key, found)
-            self._tables[place] = found
-        return self._tables[place]
+        return self._once((role, need.rows, "gradient", ""), lambda: gradient(self.roles[role].adapter(), self.sets[need.rows], progress=self.progress))
 
     def _weights(self, role: str) -> pa.Table:
         from efface.passes.weight import weight
 
-        if "target" not in self.roles:
-            raise NotComputed(ROLE_TEXT["target"])
-        place = (role, "", "weight", "")
-        if self._closed and place not in self._tables:
-            raise NotComputed("the record holds no table for it")
-        if place not in self._tables:
-            a, b = self.roles["target"].adapter().module.state_dict(), self.roles[role].adapter().module.state_dict()
+        def compute() -> pa.Table:
+            a, b = (self.roles[name].adapter().module.state_dict() for name in ("target", role))
             if {k: v.shape for k, v in a.items()} != {k: v.shape for k, v in b.items()}:
                 raise NotComputed("the two models do not have the same parameters")
+            return weight(a, b)
+
+        if "target" not in self.roles:
+            raise NotComputed(ROLE_TEXT["target"])
+        return self._once((role, "", "weight", ""), compute)
+
+    def _once(self, place: tuple[str, str, str, str], compute: Callable[[], pa.Table]) -> pa.Table:
+        """The table at ``place``: from memory, from the cache, or computed."""
+        if place in self._tables:
+            return self._tables[place]
+        if self._closed:
+            raise NotComputed("the record holds no table for it")
+        role, rows, kind, name = place
+        key = self._key(role, rows, kind, name) if kind != "weight" else self._pair_key(role)
+        table = self.cache.get(key) if self.cache else None
+        if table is None:
             self.passes += 1
-            self._tables[place] = weight(a, b)
-        return self._tables[place]
+            table = compute()
+            if self.cache:
+                self.cache.put(key, table)
+        self._tables[place] = table
+        return table
+
+    def _pair_key(self, role: str) -> str:
+        return hashlib.sha256(f"weight/{self.roles['target'].key()}/{self.roles[role].key()}".encode()).hexdigest()
 
     # -- cache ---------------------------------------------------------------------------------------------------------
     def _from_cache(self, role: str, rows: str, prompt: str, name: str) -> bool:

@@ -76,7 +76,7 @@ class Saliency:
         sizes = torch.cat([r.new_full(r.shape, self.params[n][0].numel()) for n, r in rows.items()])
         flat, order = torch.cat(list(rows.values())).sort()
         share = sizes[order].cumsum(0) / sizes.sum()
-        place = int((share < self.percentile / 100).sum().clamp(max=len(flat) - 1))
+        place = int((share <= self.percentile / 100).sum().clamp(max=len(flat) - 1))
         self.masks = {n: r >= flat[place] for n, r in rows.items()}
 
     def filter_gradients(self) -> None:

@@ -158,7 +158,8 @@ class Metric:
         return tuple(need.bind(rows) for need in self.needs)
 
 
-KNOWLEDGE: dict[str, Direction] = {"forget": "match", "holdout": "match", "*": "higher"}
+KNOWLEDGE: dict[str, Direction] = {
+    **dict.fromkeys(("forget", "forget_test", "holdout", "two_hop", "passages_forget", "passages_holdout"), "match"), "*": "higher"}
 
 
 def metric(name: str, *, needs: Sequence[Need], card: Card, directions: Mapping[str, Direction] = KNOWLEDGE, version: int = 1,

@@ -18,7 +18,7 @@ def open_model(folder: Path, *, template: str = "auto", compute: str = "auto", d
     if _family(folder) == "classifier":
         from efface.models.classifier import Classifier
 
-        return Classifier.load(folder, **options)
+        return Classifier.load(folder, compute=compute, **options)
     from efface.models.causal_lm import CausalLM
 
     return CausalLM.load(folder, template=template, compute=compute, context=context, **options)
@@ -30,4 +30,7 @@ def _family(folder: Path) -> str:
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ModelError("model.bad-config", f"{path} is not JSON.", "save the model again with save_pretrained.") from None
-    return str(config.get("family", "causal_lm")) if isinstance(config, dict) else "causal_lm"
+    if not isinstance(config, dict):
+        return "causal_lm"
+    image = any(str(name).endswith("ForImageClassification") for name in config.get("architectures") or ())
+    return "classifier" if image else str(config.get("family", "causal_lm"))

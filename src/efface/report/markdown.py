@@ -21,7 +21,7 @@ def escape(text: str) -> str:
 def render(report: Report) -> str:
     """The whole report."""
     lines = [f"# {escape(report.title)}", "", f"{escape(report.subtitle)}  ",
-             f"{report.date} · run {escape(report.run)}", ""]
+             f"{escape(report.date)} · run {escape(report.run)}", ""]
     if report.notice:
         lines += [f"> **{escape(report.notice)}**", ""]
     for heading, body in _parts(report):

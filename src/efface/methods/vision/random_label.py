@@ -29,6 +29,11 @@ CARD = Card(
         "here each label is drawn once per run and is never the true one: the target of training does not move",
         "Unlearn-Saliency's CIFAR-10 code takes all forget batches, then all retain batches; here each step takes both",
     ),
+    tested=(
+        "digits, our CNN, its recipe, three classes and seeds: forget accuracy 1.00 -> 0.00, retain accuracy 0.999 or "
+        "more, test accuracy 0.006-0.011 lower",
+        "digits, 100 random rows: forget accuracy 1.00 -> 0.94 (reference 0.99), at 0.05 of test accuracy",
+    ),
     fooled_by=("outputs are moved to other classes while features stay: look at linear CKA and k-NN",),
 )
 
