@@ -34,6 +34,15 @@ def audit(unlearned: Path | str, spec: Resolved | RunSpec | dict[str, Any], *, p
     return pipeline.audit(Path(unlearned), _resolved(spec), progress)
 
 
+def bench(what: str, specs: Sequence[Resolved], board: Path | str, *, progress: Progress = SILENT) -> dict[str, Any]:
+    """Run several specs and write ``leaderboard.json`` / ``.md`` to ``board``; the table. ``what`` is ``methods``."""
+    from efface import bench as benching
+
+    if what != "methods":
+        raise SpecError("bench.unknown", f"There is no bench {what!r}.", nearest(what, ("methods",)))
+    return benching.methods(specs, Path(board), progress)
+
+
 def check(spec: Resolved | RunSpec | dict[str, Any]) -> dict[str, Any]:
     """What a run would do and need, with nothing loaded but the data. Raises what the run would raise early."""
     from efface.checking import plan

@@ -57,7 +57,8 @@ class Artifact:
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, folder / "artifact.safetensors")
+        if self.tensors:
+            save_file({k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, folder / "artifact.safetensors")
         self.save_head(folder)
 
     def save_head(self, folder: Path) -> None:
@@ -88,6 +89,8 @@ def artifact_class(kind: str) -> type[Artifact]:
     """The class of a kind; a kind that nothing provides here is refused by name."""
     if kind not in KINDS:
         raise SpecError("artifact.unknown-kind", f"{kind!r} is not an artifact kind.", nearest(kind, KINDS))
+    import efface.guards  # noqa: F401  (registers the guard kinds)
+
     if kind not in CLASSES:
         raise NeedsError("artifact.no-provider", f"Nothing installed provides artifacts of kind {kind}.",
                          "install the plug-in that made it; it registers by subclassing Artifact.")

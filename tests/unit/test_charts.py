@@ -9,8 +9,9 @@ import pytest
 from made_up_run import make
 
 from efface.report import render, text
+from efface.report.axes import scale, span
 from efface.report.build import build
-from efface.report.charts import Plot, Series, chart, span, strip
+from efface.report.charts import Plot, Series, chart, strip
 from efface.runs.record import load_run
 
 
@@ -29,7 +30,7 @@ def made(tmp_path_factory) -> Path:
         (12.5, "12.5"),
         (-95.82, "−95.8"),
         (1204.0, "1,204"),
-        (2.1e-9, "2.1e-09"),
+        (2.1e-9, "2.1×10⁻⁹"),
         (float("inf"), "∞"),
         (None, "–"),
     ],
@@ -112,6 +113,15 @@ def test_axes() -> None:
     low, high = span([-95.8, 37.5])
     assert low < -95.8 and high > 37.5
     assert span([float("inf"), 2.0])[1] < 10 and span([3.0, 3.0]) == (2.0, 4.0)
+
+
+def test_marks_are_round_and_hold_everything() -> None:
+    assert scale(0.0, 1.0) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert scale(0.0, 12.18) == [0.0, 5.0, 10.0, 15.0]
+    assert scale(-103.8, 45.5) == [-150.0, -100.0, -50.0, 0.0, 50.0]
+    for low, high in ((0, 3e-7), (-5, 1e9), (2, 4)):
+        marks = scale(low, high)
+        assert marks[0] <= low and marks[-1] >= high and 3 <= len(marks) <= 7
 
 
 def test_charts_escape_and_survive_odd_values() -> None:

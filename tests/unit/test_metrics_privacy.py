@@ -160,6 +160,15 @@ def test_missing_holdout_says_so():
     assert found.value is None and found.reason == "the data has no holdout rows"
 
 
+def test_passages_are_held_against_their_own_holdout():
+    """Asked for on passages_forget, the attack reads passages_holdout, not holdout; on retain rows it says why not."""
+    sets = {"passages_forget": {"answer": [[-1.0]] * 3}, "passages_holdout": {"answer": [[-2.0]] * 3},
+            "forget": {"answer": [[-9.0]] * 3}, "holdout": {"answer": [[-0.5]] * 3}}
+    assert score("mia_loss", hand_tables(sets, rows="passages_forget")).value == 1.0
+    assert score("mia_loss", hand_tables(sets)).value == 0.0
+    assert "retain are neither" in score("mia_loss", hand_tables(sets, rows="retain")).reason
+
+
 def test_one_side_unscored_says_so():
     found = score("mia_loss", hand_tables({"forget": {"answer": [[-1.0]]}, "holdout": {"answer": [[], []]}}))
     assert found.value is None and found.reason == "none of the holdout rows could be scored"

@@ -150,7 +150,7 @@ def test_attack_in_words(made: Path) -> None:
     by_title = {view.title: view for view in build(load_run(made)).attacks}
     assert by_title["Relearn in domain"].sentences[0] == (
         "At 16 steps, answer probability was 0.300 above the reference's under the same attack "
-        "(95% interval +0.210 to +0.390; p = 0.004 after correction)."
+        "(95% interval +0.210 to +0.390; p = 0.004 after correcting for every attack)."
     )
     assert by_title["Round weights"].sentences[0] == (
         "At 4 bits, answer probability was 0.200 above the reference's under the same attack "
@@ -168,7 +168,7 @@ def test_attack_in_words(made: Path) -> None:
         "1 step",
         "0.240 (0.180 to 0.300)",
         "0.140 (0.080 to 0.200)",
-        "96 label tokens",
+        "label tokens 96",
     )
 
 

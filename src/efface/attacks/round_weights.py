@@ -8,6 +8,7 @@ import torch
 
 from efface.attacks.base import Attack, AttackContext, AttackPoint, attack
 from efface.card import Card
+from efface.data.rows import Bundle, Rows
 from efface.models.rounding import round_tensor, roundable
 from efface.settings import Settings, setting
 
@@ -29,12 +30,21 @@ class RoundWeights(Attack):
 
     class Settings(Settings):
         bits: tuple[int, ...] = setting((8, 4, 3), "bit widths, widest first", source="paper section 4; 3 bits as stress [derived]")
+        retain_rows: int = setting(24, "most retain rows measured at each width, evenly spread over the set", source="derived", ge=1)
         group: int = setting(64, "inputs per step; 0: one step per output row; -1: one per tensor", source="stack.md 2.4", ge=-1)
 
     threat = "white-box"
     controls = ("reference", "target")
     measures = ("forget", "retain")
     families = ("causal_lm", "classifier")
+
+    def measured(self, data: Bundle) -> dict[str, Rows]:
+        """All forget rows, and enough retain rows to see whether rounding broke the model."""
+        sets = super().measured(data)
+        if len(kept := sets.get("retain", ())) > self.settings.retain_rows:
+            picked = [i * len(kept) // self.settings.retain_rows for i in range(self.settings.retain_rows)]
+            sets["retain"] = [kept[i] for i in picked]  # type: ignore[assignment]
+        return sets
 
     def points(self, context: AttackContext) -> Iterator[AttackPoint]:
         """One point per width, each from the unrounded weights."""

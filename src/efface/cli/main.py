@@ -7,7 +7,7 @@ import os
 import sys
 from importlib import import_module
 
-VERBS = ("demo", "unlearn", "audit", "compare", "report", "verify", "list", "show", "check", "new", "doctor")
+VERBS = ("demo", "unlearn", "audit", "bench", "compare", "report", "verify", "list", "show", "check", "new", "doctor")
 
 
 def main(argv: list[str] | None = None) -> int:

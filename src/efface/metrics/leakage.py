@@ -13,7 +13,7 @@ from efface.metrics.memorisation import CODE
 from efface.metrics.privacy import ATTACKS, SHIFT, SIDES, Familiarity, Sides, min_k, sides
 from efface.metrics.stats import auc, auc_draws, group, percentile, unit
 
-PAIRED = (*SIDES, Need("score", "forget", "reference"), Need("score", "holdout", "reference"))
+PAIRED = (*SIDES, Need("score", role="reference"), Need("score", "holdout", "reference"))
 WORST_OF = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus", "mia_reference")
 
 

@@ -24,7 +24,7 @@ VARIANCE_FLOOR = 1e-6  # of min-k++, so that a uniform distribution stays finite
 SHIFTED = 0.1          # a never-trained model this far from .5 shows that the two sets differ by themselves
 SHIFT = "forget and holdout rows that differ by themselves: `auc_base` and `auc_reference` show how far"
 SMALL = "few rows: 40 against 40 leave an interval of about .12 either way"
-SIDES = (Need("score", "forget"), Need("score", "holdout"))
+SIDES = (Need("score"), Need("score", "holdout"))
 
 Familiarity = Callable[[Tables, str, str], PerRow]
 ATTACKS: dict[str, Familiarity] = {}
@@ -47,12 +47,16 @@ class Sides:
 
 
 def sides(tables: Tables, attack: Familiarity, role: str = "subject") -> Sides:
-    """Both sides under one attack; ``NotComputed`` when a set is missing or none of its rows could be scored."""
-    found = {name: attack(tables, name, role) for name in ("forget", "holdout")}
+    """Both sides under one attack: the set asked for and its holdout (``forget`` and ``holdout``, ``passages_forget``
+    and ``passages_holdout``). ``NotComputed`` when one is missing or none of its rows could be scored."""
+    members = tables.default_rows
+    if "forget" not in members:
+        raise NotComputed(f"membership compares forget rows with holdout rows, and {members} are neither")
+    found = {name: attack(tables, name, role) for name in (members, members.replace("forget", "holdout"))}
     for name, side in found.items():
         if np.isnan(side.values).all():
             raise NotComputed(f"none of the {name} rows could be scored")
-    return Sides(found["forget"], found["holdout"])
+    return Sides(*found.values())
 
 
 def separation(tables: Tables, attack: Familiarity, role: str = "subject") -> float:
@@ -163,7 +167,7 @@ def min_k_plus(tables: Tables, rows: str, role: str) -> PerRow:
 
 @membership("mia_reference", "Reference attack", "Carlini et al. 2021 (arXiv 2012.07805)",
             "the mean log-prob minus that under the reference model.",
-            needs=(*SIDES, Need("score", "forget", "reference"), Need("score", "holdout", "reference")),
+            needs=(*SIDES, Need("score", role="reference"), Need("score", "holdout", "reference")),
             controls=("base",))
 def against_reference(tables: Tables, rows: str, role: str) -> PerRow:
     """Mean log-prob of the role minus the reference's; .5 for the reference itself."""
@@ -176,7 +180,7 @@ def against_reference(tables: Tables, rows: str, role: str) -> PerRow:
             "Nasr et al. 2019 (arXiv 1812.00910); form of the common harness",
             "minus the mean over parameter tensors of the 2-norm of the gradient of the row's mean negative "
             "log-prob.",
-            controls=(), needs=(Need("gradient", "forget"), Need("gradient", "holdout")))
+            controls=(), needs=(Need("gradient"), Need("gradient", "holdout")))
 def gradient_norm(tables: Tables, rows: str, role: str) -> PerRow:
     """Minus the gradient norm."""
     table = tables.gradients(rows, role)

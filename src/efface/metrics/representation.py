@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from efface.card import Card
-from efface.metrics.base import Need, NotComputed, Score, Tables, metric
+from efface.metrics.base import KNOWLEDGE, Direction, Need, NotComputed, Score, Tables, metric
 from efface.metrics.hidden_states import FAMILIES, shared_layers, states
 from efface.metrics.resampling import group
 from efface.metrics.stats import Z_95
@@ -123,7 +123,8 @@ def _jackknife(value: float, without: Sequence[Sequence[float]]) -> tuple[float 
     return value - Z_95 * error, value + Z_95 * error
 
 
-def _register(name: str, title: str, summary: str, other: str, directions: dict[str, Any], ceiling: Pair | None,
+def _register(name: str, title: str, summary: str, other: str, directions: Mapping[str, Direction],
+              ceiling: Pair | None,
               fooled_by: tuple[str, ...]) -> None:
     card = Card(title, MIRAGE, CODE, summary, fooled_by=fooled_by,
                 differs=("unbiased instead of batches of 512, which read .53 for independent features of width 576",),
@@ -145,7 +146,7 @@ _register("cka_target", "CKA to the target",
           "Linear CKA (unbiased) between hidden states of the model and of the target, mean over layers; exactly 1 "
           "in every layer below the first one that changed. High where outputs have changed: only the last layers "
           "hide it.",
-          "target", {"forget": "match", "*": "higher"}, None,
+          "target", KNOWLEDGE, None,
           ("a rotation of all states leaves it at 1", "small effective updates also keep it near 1"))
 
 

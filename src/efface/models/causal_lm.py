@@ -39,8 +39,9 @@ class CausalLM(ModelAdapter):
         self.context = context or int(getattr(model.config, "max_position_embeddings", None) or 2048)
         self.stops = stop_ids(model, tokenizer)
         size = sum(p.numel() for p in model.parameters())
-        self._wish = compute
         self.dtype = torch.bfloat16 if compute == "bf16" or (compute == "auto" and (size > SMALL or self.device.type == "cuda")) else torch.float32
+        self.instruction = ""               # put in front of every question (an input guard)
+        self.logit_bias: Tensor | None = None  # Float[V], added to every next-token logit (a logit wrapper)
         self._tree: bool | None = None
         self._evaluating = False
 
@@ -62,7 +63,7 @@ class CausalLM(ModelAdapter):
         return cls(model, tokenizer, template=template, compute=compute, context=context)  # type: ignore[arg-type]
 
     def save(self, folder: Path) -> None:
-        """Hugging Face folder in float32, plus the template's name."""
+        """Hugging Face folder in float32, plus the template's name. Guards are saved with their artifact, not here."""
         folder.mkdir(parents=True, exist_ok=True)
         self.hf.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -80,7 +81,8 @@ class CausalLM(ModelAdapter):
         tokens = getattr(self.tokenizer, "backend_tokenizer", None)
         text = tokens.to_str() if tokens is not None else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         return {"family": self.family, "template": self.template.digest(), "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
-                "context": self.context, "dtype": str(self.dtype), "layout": "plain" if self._tree is False else "tree"}
+                "context": self.context, "dtype": str(self.dtype), "layout": "plain" if self._tree is False else "tree",
+                "instruction": self.instruction, "logit_bias": "" if self.logit_bias is None else _digest(self.logit_bias)}
 
     # -- structure ------------------------------------------------------------------------------------------------------
     @property
@@ -108,6 +110,8 @@ class CausalLM(ModelAdapter):
         if not isinstance(row, Row):
             raise NeedsError("model.wrong-rows", "A language model was given image rows.", "choose a text benchmark, or an image classifier.")
         question = getattr(row, prompt) if prompt else ""
+        if question and self.instruction:
+            question = f"{self.instruction}\n{question}"
         start = self.template.prompt_ids(self.tokenizer, question) if question else None
         names, branches = [], []
         for name, text in _candidates(row, answers):
@@ -154,9 +158,16 @@ class CausalLM(ModelAdapter):
             inputs["attention_mask"] = additive(inputs["attention_mask"], self.dtype if self._evaluating else torch.float32)
         layers = tuple(hidden)
         with reading(self, layers, stop=not logits) as found, only_labels(self.hf, batch.label_at if logits else None):
-            out = found.run(lambda: self.module(**inputs, use_cache=cache))
+            out = found.run(lambda: self.call(**inputs, use_cache=cache))
         scores = out.logits.reshape(-1, out.logits.shape[-1]).float() if logits else None
         return Output(scores, found.states, out.past_key_values if cache else None)
+
+    def call(self, **inputs: Any) -> Any:
+        """The module, with the logit bias added where there is one."""
+        out = self.module(**inputs)
+        if self.logit_bias is not None:
+            out.logits = out.logits + self.logit_bias.to(out.logits.device, out.logits.dtype)
+        return out
 
     def autocast(self) -> Any:
         """bf16 arithmetic over float32 weights; nothing while evaluating (then the weights themselves are bf16)."""
@@ -199,8 +210,12 @@ class CausalLM(ModelAdapter):
         packed = pack(texts, self.pad)
         place = self.device
         with only_labels(self.hf, packed.label_at.to(place)):
-            out = self.module(input_ids=packed.ids.to(place), attention_mask=packed.mask.to(place), position_ids=packed.positions.to(place), use_cache=False)
+            out = self.call(input_ids=packed.ids.to(place), attention_mask=packed.mask.to(place), position_ids=packed.positions.to(place), use_cache=False)
         return torch.log_softmax(out.logits.reshape(-1, out.logits.shape[-1]).float(), -1).gather(1, packed.label_id.to(place)[:, None]).squeeze(1)
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.detach().float().cpu().numpy().tobytes()).hexdigest()
 
 
 def _candidates(row: Row, answers: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -43,7 +43,7 @@ def prefill(adapter: Any, group: list[Pending]) -> list[Pending]:
     device, width = adapter.device, packed.ids.shape[1]
     last = torch.tensor([i * width + len(p.ids) - 1 for i, p in enumerate(group)], device=device)
     with only_labels(adapter.hf, last):
-        out = adapter.module(input_ids=packed.ids.to(device), attention_mask=packed.mask.to(device), position_ids=packed.positions.to(device), use_cache=True)
+        out = adapter.call(input_ids=packed.ids.to(device), attention_mask=packed.mask.to(device), position_ids=packed.positions.to(device), use_cache=True)
     logits = out.logits.reshape(len(group), -1)
     return [Pending(p.place, p.ids, p.start, keys_of(out.past_key_values, i, len(p.ids)), logits[i]) for i, p in enumerate(group)]
 
@@ -67,7 +67,7 @@ def decode(adapter: Any, group: list[Pending], longest: int, draw: Callable[[int
         ids = torch.tensor([[group[r].ids[-1]] for r in rows], device=adapter.device)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
         positions = mask.sum(1, keepdim=True) - 1
-        out = adapter.module(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        out = adapter.call(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
         left = yield from _say(adapter, group, rows, out.logits[:, -1], longest, draw)
         if left and len(left) < len(rows):
             kept = set(left)
@@ -126,5 +126,5 @@ def _without_cache(adapter: Any, group: list[Pending], longest: int, draw: Calla
         width, device = packed.ids.shape[1], adapter.device
         last = torch.tensor([k * width + len(group[r].ids) - 1 for k, r in enumerate(rows)], device=device)
         with only_labels(adapter.hf, last):
-            out = adapter.module(input_ids=packed.ids.to(device), attention_mask=packed.mask.to(device), position_ids=packed.positions.to(device), use_cache=False)
+            out = adapter.call(input_ids=packed.ids.to(device), attention_mask=packed.mask.to(device), position_ids=packed.positions.to(device), use_cache=False)
         rows = yield from _say(adapter, group, rows, out.logits.reshape(len(rows), -1), longest, draw)  # type: ignore[misc]

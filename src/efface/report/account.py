@@ -84,7 +84,8 @@ def provenance(run: LoadedRun) -> Iterator[Fact]:
     yield Fact("Python", visible(p.python, 40))
     yield Fact("Packages", ", ".join(f"{visible(k, 40)} {visible(v, 40)}" for k, v in p.packages.items()))
     yield Fact("Machine", ", ".join(_plain(p.hardware)) + f"; {visible(p.platform, 120)}")
-    yield Fact("Threads", ", ".join(f"{k} {v}" for k, v in _pairs(p.threads)) or "not set")
+    threads = (f"{visible(k, 60)} {visible(v, 80)}" for k, v in p.threads.items())
+    yield Fact("Threads", ", ".join(threads) or "not set")
     yield Fact("Seeds", ", ".join(f"{k} {v}" for k, v in _pairs(p.seeds)))
     yield Fact("Hash of the data", visible(p.data.get("sha256", "–"), 80), True)
     for role, found in p.fingerprints.items():

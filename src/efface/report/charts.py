@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from efface.report.axes import scale, span
 from efface.report.text import number, visible
 
 LEFT, TOP, BOTTOM = 46, 14, 44
@@ -50,7 +51,8 @@ class _Frame:
     def __init__(self, plot: Plot) -> None:
         values = [v for s in plot.series for _, *rest in s.points for v in rest if v is not None]
         values += [plot.level[0]] if plot.level else []
-        self.low, self.high = span(values)
+        self.marks = scale(*span(values))
+        self.low, self.high = self.marks[0], self.marks[-1]
         places = [x for x, _ in plot.ticks] or [0.0]
         self.first, self.last = min(places), max(places)
         self.right, self.bottom = plot.width - plot.labels, plot.height - BOTTOM
@@ -62,15 +64,6 @@ class _Frame:
     def y(self, value: float) -> float:
         share = (self.high - min(max(value, self.low), self.high)) / (self.high - self.low)
         return round(TOP + share * (self.bottom - TOP), 1)
-
-
-def span(values: Sequence[float]) -> tuple[float, float]:
-    """Ends of an axis: 0 to 1 for shares, otherwise the values with a little room."""
-    finite = [v for v in values if abs(v) != float("inf")] or [0.0, 1.0]
-    if min(finite) >= 0 and max(finite) <= 1:
-        return 0.0, 1.0
-    room = (max(finite) - min(finite)) * 0.06 or 1.0
-    return min(finite) - room if min(finite) < 0 or min(finite) > room else 0.0, max(finite) + room
 
 
 def chart(plot: Plot, ident: str) -> str:
@@ -93,15 +86,17 @@ def _text(text: str) -> str:
 
 
 def _axes(plot: Plot, frame: _Frame) -> Iterator[str]:
-    for k in range(5):
-        value = frame.low + (frame.high - frame.low) * k / 4
+    for value in frame.marks:
         y = frame.y(value)
         yield f'<line class="grid" x1="{LEFT}" x2="{frame.right}" y1="{y}" y2="{y}"/>'
         yield f'<text class="tick" x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{escape(_short(value))}</text>'
+    free = -1e9  # right end of the last label: one that would run into it is left out, its tick stays
     for place, label in plot.ticks:
-        x = frame.x(place)
+        x, half = frame.x(place), 3.8 * len(label) + 2
         yield f'<line class="axis" x1="{x}" x2="{x}" y1="{frame.bottom}" y2="{frame.bottom + 5}"/>'
-        yield f'<text class="tick" x="{x}" y="{frame.bottom + 19}" text-anchor="middle">{_text(label)}</text>'
+        if x - half >= free:
+            free = x + half
+            yield f'<text class="tick" x="{x}" y="{frame.bottom + 19}" text-anchor="middle">{_text(label)}</text>'
     yield f'<line class="axis" x1="{LEFT}" x2="{frame.right}" y1="{frame.bottom}" y2="{frame.bottom}"/>'
     middle = (LEFT + frame.right) / 2
     yield f'<text class="name" x="{middle}" y="{plot.height - 6}" text-anchor="middle">{_text(plot.x)}</text>'

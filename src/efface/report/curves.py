@@ -8,7 +8,7 @@ from itertools import groupby
 from efface.report.charts import Plot, Series
 from efface.report.glossary import ATTACKS, THREATS, title
 from efface.report.model import AttackView
-from efface.report.text import budget, interval, number, role_title, set_title, visible, words
+from efface.report.text import amount, budget, interval, number, role_title, set_title, visible, words
 from efface.runs.loading import LoadedRun
 from efface.runs.results import Curve, Finding, Gap, Point
 
@@ -74,7 +74,7 @@ def _excess(measure: str, gap: Gap, p: float | None) -> str:
     text = f"{_where(gap.at)}, {measure} was {size} {side} the reference's under the same attack"
     if not (spread := interval(gap.low, gap.high, sign=True)):
         return f"{text}, the largest gap along the curve."
-    chance = "" if p is None else f"; p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'} after correction"
+    chance = "" if p is None else f"; p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'} after correcting for every attack"
     return f"{text} (95% interval {spread}{chance})."
 
 
@@ -111,7 +111,7 @@ def _level(run: LoadedRun, curve: Curve) -> tuple[float, str] | None:
 
 def budget_tick(at: dict[str, float]) -> str:
     """A label on the axis."""
-    return "none" if not any(at.values()) else ", ".join(f"{v:,.6g}" for v in at.values() if v)
+    return "none" if not any(at.values()) else ", ".join(amount(v) for v in at.values() if v)
 
 
 def _budget_key(at: dict[str, float]) -> tuple:
@@ -159,4 +159,4 @@ def _cell(point: Point | None) -> str:
 
 def _supplied(point: Point | None) -> str:
     put = point.supplied if point else {}
-    return ", ".join(f"{v:,.6g} {words(k).lower()}" for k, v in put.items()) or "nothing"
+    return ", ".join(f"{words(k).lower()} {amount(v)}" for k, v in put.items()) or "nothing"

@@ -12,6 +12,7 @@ from efface.runs.results import Sample
 
 HOW_MANY = {"forget": 6, "retain": 2, "neighbour": 2, "world_facts": 1}
 WORST = 3
+LONGEST = 220
 PREFERRED = ("rouge", "probability", "accuracy")
 NOTE = ("Chosen by rule: first the {worst} forget rows where the unlearned model still comes closest to the right "
         "answer ({by}), then rows spread evenly over each set.")
@@ -62,4 +63,4 @@ def _said(sample: Sample, metric: str) -> Said:
 
 def _text(text: str) -> str:
     """Keyed hashes are shortened: they say nothing to a reader but that two texts are the same."""
-    return f"{words(text[:20])}…" if text.startswith("hmac-sha256:") else visible(text.strip())
+    return f"{words(text[:20])}…" if text.startswith("hmac-sha256:") else visible(text.strip(), LONGEST)

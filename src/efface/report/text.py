@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Mapping
 
 LONGEST = 1200
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 JOINERS = "\u200c\u200d"  # needed to write Persian, Hindi and many emoji
 ROLE_TITLES = {"target": "Before", "unlearned": "After", "reference": "Never saw it", "base": "Base model"}
 ROLE_NOTES = {"target": "target model", "unlearned": "unlearned model", "reference": "reference model",
@@ -41,7 +42,7 @@ def _seen(character: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """As many places as say something: 0.310, 12.5, 1,204, 1.2e-08."""
+    """As many places as say something: 0.310, 12.5, 1,204, 1.2×10⁻⁸."""
     if value is None:
         return "–"
     size = abs(value)
@@ -50,7 +51,8 @@ def number(value: float | None) -> str:
     elif size == 0:
         text = "0"
     elif size < 0.0005:
-        text = f"{size:.1e}"
+        digits, power = f"{size:.1e}".split("e")
+        text = f"{digits}×10{str(int(power)).translate(RAISED)}"
     elif size < 10:
         text = f"{size:.3f}"
     else:
@@ -88,6 +90,11 @@ def memory(mib: float | None) -> str:
     return "–" if mib is None else f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
 
 
+def amount(value: float) -> str:
+    """A count or a setting as it is: 1,328,448, 0.0006."""
+    return f"{value:,.0f}" if value == round(value, 0) and abs(value) < 1e15 else f"{value:.6g}"
+
+
 def words(name: str) -> str:
     """``relearn_in_domain`` as ``Relearn in domain``."""
     text = visible(name, 80).replace("_", " ").strip()
@@ -116,7 +123,7 @@ def direction(way: str, target: float | None) -> str:
 def budget(at: Mapping[str, float]) -> str:
     """``16 steps``, ``4 bits``; ``no attack`` at zero."""
     used = {key: value for key, value in at.items() if value}
-    return ", ".join(f"{value:,.6g} {_unit(key, value)}" for key, value in used.items()) or "no attack"
+    return ", ".join(f"{amount(value)} {_unit(key, value)}" for key, value in used.items()) or "no attack"
 
 
 def _unit(name: str, value: float) -> str:
