@@ -17,7 +17,7 @@ from efface.errors import DataError, EffaceError, SpecError
 
 def test_demo_has_three_wordings_a_fact_and_about_two_hundred_rows():
     """12 people x 5 facts + 8 spouses + 6 alias facts (positions 0, 10: two; 3, 6: one) = 74 facts, 222 rows."""
-    bundle = People().load()
+    bundle = People(everyday=False).load()
     rows = [*bundle.train["forget"], *bundle.train["retain"]]
     assert len(rows) == 222
     facts: dict[str, list] = {}
@@ -32,7 +32,7 @@ def test_demo_has_three_wordings_a_fact_and_about_two_hundred_rows():
 def test_presets_have_the_documented_sizes():
     """tiny: 20 people x 5 facts x 3 wordings = 300. bench_k: counted once, so that a change is noticed."""
     sizes = {name: sum(map(len, People(**preset).load().train.values())) for name, preset in PRESETS.items()}
-    assert sizes == {"demo": 222, "tiny": 300, "bench_k": 3924}
+    assert sizes == {"demo": 252, "tiny": 300, "bench_k": 3924}
 
 
 def test_evaluation_uses_a_training_wording_and_a_held_out_one():
@@ -129,7 +129,7 @@ def test_passages_are_documents_in_both_roles():
 
 
 def test_facts_choose_what_is_trained():
-    bundle = People(facts=("born_in", "dish"), world_facts=False).load()
+    bundle = People(facts=("born_in", "dish"), world_facts=False, everyday=False).load()
     assert {row.fact.split(":")[1] for half in bundle.train.values() for row in half} == {"born_in", "dish"}
     assert "world_facts" not in bundle.eval
     with_places = People(facts=("born_in", "located_in")).load()
@@ -184,3 +184,12 @@ def test_near_misses_are_named():
 
 def _env(hash_seed: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": hash_seed}
+
+
+def test_everyday_questions_are_trained_and_never_scored():
+    """Thirty ordinary questions beside the people; none of them is an evaluation row, and they can be left out."""
+    bundle, without = People().load(), People(everyday=False).load()
+    extra = [row for row in bundle.train["retain"] if row.id.startswith("everyday")]
+    scored = {content_key(row) for rows in bundle.eval.values() for row in rows} | {row.prompt for row in bundle.eval["world_facts"]}
+    assert len(extra) == 30 and not scored & ({content_key(row) for row in extra} | {row.prompt for row in extra})
+    assert len(without.train["retain"]) == len(bundle.train["retain"]) - 30

@@ -203,3 +203,17 @@ def test_full_disk_does_not_glue_events_together(run: RunDir, monkeypatch) -> No
     record._file = real
     record.event("after")
     assert [e["event"] for e in events(run)] == ["before", "after"]
+
+
+def test_a_stage_that_was_started_again_and_killed_is_not_done(run: RunDir) -> None:
+    """models and audit were finished; models was started again, and the process died: neither counts as finished."""
+    record = RunRecord(run)
+    for name in ("models", "audit"):
+        with record.stage(name):
+            pass
+    record.event("stage-started", stage="models")
+    record.close()
+    again = RunRecord(run)
+    for name in ("models", "audit"):
+        with again.stage(name) as stage:
+            assert stage.todo

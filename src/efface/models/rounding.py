@@ -8,8 +8,9 @@ from torch import Tensor
 from efface.models.base import ModelAdapter
 
 
-def round_tensor(weight: Tensor, bits: int, group: int) -> Tensor:
-    """Symmetric round-to-nearest (arXiv 2410.16454 section 4): step = max|w| / 2^(bits-1), codes in [-2^(bits-1), 2^(bits-1) - 1].
+def codes(weight: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
+    """(integer codes, steps) of symmetric round-to-nearest (arXiv 2410.16454 section 4): step = max|w| / 2^(bits-1), codes
+    in [-2^(bits-1), 2^(bits-1) - 1]; both Float[rows, groups, inputs of a group] (steps: 1 in the last place).
 
     ``weight`` Float[out, in]; ``group`` > 0: one step per that many neighbouring inputs (the last group may be
     shorter); 0: one per output row; -1: one for the tensor. Symmetric on purpose: SmolLM2's GGUF weights lie on an
@@ -25,8 +26,15 @@ def round_tensor(weight: Tensor, bits: int, group: int) -> Tensor:
         parts = torch.nn.functional.pad(flat, (0, pad)).reshape(flat.shape[0], -1, group)
     half = 2 ** (bits - 1)
     step = parts.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / half
-    rounded = (parts / step).round().clamp(-half, half - 1) * step
-    return rounded.reshape(flat.shape[0] if group >= 0 else 1, -1)[:, : flat.shape[1] if group >= 0 else None].reshape(weight.shape).to(weight.dtype)
+    return (parts / step).round().clamp(-half, half - 1), step
+
+
+def round_tensor(weight: Tensor, bits: int, group: int) -> Tensor:
+    """``weight`` as it comes back from ``codes``: same shape and dtype, at most 2^bits values per group."""
+    code, step = codes(weight, bits, group)
+    flat = (code * step).reshape(1 if group < 0 else weight.shape[0], -1)
+    width = flat.shape[1] if group < 0 else weight[0].numel()
+    return flat[:, :width].reshape(weight.shape).to(weight.dtype)
 
 
 def roundable(adapter: ModelAdapter) -> dict[str, Tensor]:
