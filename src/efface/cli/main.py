@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from importlib import import_module
+from typing import Any
+
+from efface.errors import EffaceError, RunFailed
 
 VERBS = ("demo", "unlearn", "audit", "bench", "compare", "report", "verify", "list", "show", "check", "new", "doctor")
 
@@ -21,30 +25,33 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from click.exceptions import Abort, ClickException, Exit
+    import typer
 
-    from efface.errors import EffaceError
-
+    # typer brings a click of its own or takes the one installed, depending on its version
+    usage = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+    as_json = "--json" in arguments
     try:
-        return int(_app(arguments)(arguments, standalone_mode=False) or 0)
+        return int(_app()(arguments or ["--help"], prog_name="efface", standalone_mode=False) or 0)
     except EffaceError as error:
-        _show(error.to_json(), f"error [{error.code}]: {error.cause}" + (f"\n  fix: {error.fix}" if error.fix else ""), "--json" in arguments)
+        return _failed(error, as_json)
+    except usage as error:
+        return _failed(EffaceError("cli.usage", error.format_message(), "see `efface --help`."), as_json)
+    except typer.Exit as error:
         return error.exit_code
-    except ClickException as error:
-        _show({"error": "cli.usage", "cause": error.format_message(), "fix": "see `efface --help`"},
-              f"error [cli.usage]: {error.format_message()}\n  fix: see `efface --help`", "--json" in arguments)
-        return 1
-    except Exit as error:
-        return error.exit_code
-    except (Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _failed(_from_system(error), as_json)
+    except Exception as error:
+        traceback.print_exc()
+        return _failed(RunFailed("efface.defect", f"{type(error).__name__}: {error}", "this is a defect; please report it with the lines above."), as_json)
 
 
-def _app(arguments: list[str]):
+def _app() -> Any:
     import typer
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -55,7 +62,18 @@ def _app(arguments: list[str]):
     return typer.main.get_command(app)
 
 
-def _show(data: dict[str, str], text: str, as_json: bool) -> None:
+def _from_system(error: OSError) -> EffaceError:
+    """What the operating system refused, as an error with a cause and a fix."""
+    from efface.models.cachedir import MOVE_CACHE, is_disk_full
+
+    where = f"{error.filename}: " if error.filename else ""
+    if is_disk_full(error):
+        return RunFailed("disk.full", f"{where}there is no space left on the disk.", MOVE_CACHE)
+    return RunFailed("os.error", f"{where}{error.strerror or error}.", "check the path and who may read or write it.")
+
+
+def _failed(error: EffaceError, as_json: bool) -> int:
     if as_json:
-        print(json.dumps(data))
-    print(text, file=sys.stderr)
+        print(json.dumps(error.to_json()))
+    print(f"error [{error.code}]: {error.cause}" + (f"\n  fix: {error.fix}" if error.fix else ""), file=sys.stderr)
+    return error.exit_code

@@ -1,0 +1,5 @@
+"""``python -m efface``."""
+
+from efface.cli.main import main
+
+main()

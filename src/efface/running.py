@@ -1,0 +1,104 @@
+"""A run under way: its directory is claimed by one process at a time, and gone again if the user has to fix something."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from efface.data.rows import Bundle
+from efface.errors import EffaceError, RecordError
+from efface.models.cachedir import disk_full, is_disk_full
+from efface.progress import Progress
+from efface.request import ForgetRequest
+from efface.runs.files import FREE_SPACE, read_json
+from efface.runs.layout import RunDir, write_json, write_text
+from efface.runs.record import RunRecord
+from efface.spec import Resolved
+from efface.suites import Suite
+
+
+@dataclass
+class Run:
+    """One run: what it is to do, and where it writes. ``checkpoints`` lie in its own directory, so no other run has them."""
+
+    resolved: Resolved
+    data: Bundle
+    folder: Path
+    record: RunRecord
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the unlearning keeps its checkpoints until it is done."""
+        return self.folder / "checkpoints"
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, put it into the event log, and mark the run failed if it raises."""
+        started = time.perf_counter()
+        self.record.event("stage-started", stage=name)
+        try:
+            yield
+        except BaseException as error:
+            error = _full_disk(error, self.folder)
+            self.record.fail(name, error)
+            raise error
+        self.seconds[name] = round(time.perf_counter() - started, 2)
+        self.record.event("stage-done", stage=name, seconds=self.seconds[name])
+
+
+@contextmanager
+def running(resolved: Resolved, data: Bundle, request: ForgetRequest, suite: Suite, name: str, progress: Progress) -> Iterator[Run]:
+    """The unfinished run of the same spec and request, or a new one; no other process can have it meanwhile.
+
+    When the user has to fix something (an ``EffaceError`` with exit code 1) before anything was unlearned, a new run
+    directory is removed again. Anything else leaves a run that the same command goes on with.
+    """
+    record, fresh = _claim(resolved, request, name)
+    folder = record.run.path
+    try:
+        write_text(folder / "spec.yaml", resolved.to_yaml())
+        write_json(folder / "request.json", request.to_json())
+        write_json(folder / "suite.json", suite.model_dump(mode="json"))
+        yield Run(resolved, data, folder, record, progress)
+    except EffaceError as error:
+        if fresh and error.exit_code == 1 and not (folder / "model").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        record.close()
+
+
+def _claim(resolved: Resolved, request: ForgetRequest, name: str) -> tuple[RunRecord, bool]:
+    """(record, whether its directory is new). Another process may take a directory between looking and locking."""
+    root = Path(resolved.spec.out)
+    while True:
+        found = RunDir.find_resumable(root, resolved.hash)
+        if found is not None and not _same_request(found, request):
+            found = None
+        folder = found or RunDir.create(root, method=name, model=resolved.spec.model.name, spec_hash=resolved.hash)
+        try:
+            return RunRecord(folder), found is None
+        except RecordError as error:
+            if error.code not in ("record.busy", "record.complete"):
+                raise
+
+
+def _same_request(run: RunDir, request: ForgetRequest) -> bool:
+    """Whether the run was about the same rows: the spec names a request file, not what is in it."""
+    return not run.request.is_file() or read_json(run.request) == request.to_json()
+
+
+def _full_disk(error: BaseException, folder: Path) -> BaseException:
+    """``error``, or what it means to a person if the disk is full."""
+    if isinstance(error, EffaceError) or not is_disk_full(error):
+        return error
+    full = disk_full(folder, fix=FREE_SPACE)
+    full.__cause__ = error
+    return full
