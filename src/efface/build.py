@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from efface.data.rows import Bundle, Rows, digest_rows
-from efface.errors import SpecError
 from efface.models.base import ModelAdapter
 from efface.models.cachedir import cache_root, publish
 from efface.models.open import open_model
@@ -39,9 +38,6 @@ class Made:
 def base(spec: RunSpec, data: Bundle, progress: Progress = SILENT) -> Made:
     """The model before any fine-tuning. ``tiny`` and ``cnn`` are initialised from the seed; others are resolved."""
     name = spec.model.name
-    if data.modality == "image" and name != "cnn" and not Path(name).is_dir():
-        raise SpecError("spec.wrong-model", f"Benchmark {data.name} holds images, and model {name!r} is none for images.",
-                        "set model.name to cnn, or to a folder with an image classifier.")
     if name in ("tiny", "cnn"):
         return _initialised(spec, data)
     from efface.models.sources import resolve
@@ -54,16 +50,16 @@ def made(role: str, spec: RunSpec, data: Bundle, start: Made, progress: Progress
          log: Callable[[dict[str, Any]], None] = lambda event: None) -> Made | None:
     """The target ("target": trained on forget and retain rows) or the reference ("reference": on retain rows only).
 
-    None if the spec says there is none. Made once: the folder's name is a hash of the base model, the rows, the training
-    settings and the seed. A build that was killed goes on from its last checkpoint.
+    None if the spec says there is none (``checking.refuse_early`` has looked at the spec). Made once: the folder's name
+    is a hash of the base model, the rows, the training settings and the seed. A build that was killed goes on from its
+    last checkpoint.
     """
     source: SourceSpec = getattr(spec, role)
     if source.kind == "none":
         return None
     if source.kind == "folder":
-        if not source.path:
-            raise SpecError("spec.no-path", f"{role}.kind is folder, but {role}.path is not set.", f"set {role}.path to the model's folder.")
-        return Made(Path(source.path), "folder", str(Path(source.path).absolute()))
+        folder = Path(str(source.path)).expanduser()
+        return Made(folder, "folder", str(folder.absolute()))
     rows: Rows = [*data.train.get("forget", ()), *data.train["retain"]] if role == "target" else list(data.train["retain"])  # type: ignore[list-item]
     return trained(role, spec, rows, source, start, progress, log)
 

@@ -53,5 +53,5 @@ def _file(code: Any) -> str:
     """Path below the package that holds it, with the line."""
     path, line = Path(inspect.getsourcefile(code) or ""), inspect.getsourcelines(code)[1]
     parts = path.parts
-    root = parts.index("efface") if "efface" in parts else max(0, len(parts) - 2)
+    root = len(parts) - 1 - parts[::-1].index("efface") if "efface" in parts[:-1] else max(0, len(parts) - 2)
     return f"{'/'.join(parts[root:])}:{line}"

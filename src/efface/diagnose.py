@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "gguf", "numpy", "scipy", "scikit-learn", "pyarrow", "rouge-score")
 EXTRAS = {"datasets": "hub", "huggingface-hub": "hub", "bitsandbytes": "quant", "optuna": "hpo", "lm-eval": "harness"}
 
+BF16 = {"amx": "_is_amx_tile_supported", "avx512-bf16": "_is_avx512_bf16_supported"}  # private to torch; may be gone one day
+
 
 def diagnose() -> list[dict[str, str]]:
     """Rows {what, value, note}."""
@@ -25,7 +27,7 @@ def _hardware() -> list[dict[str, str]]:
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name(0) if cuda else "none"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0.0
-    bf16 = "amx" if torch.cpu._is_amx_tile_supported() else "avx512-bf16" if torch.cpu._is_avx512_bf16_supported() else "emulated"
+    bf16 = next((name for name, ask in BF16.items() if getattr(torch.cpu, ask, lambda: False)()), "emulated")
     return [_row("cores", str(os.cpu_count()), f"torch uses {torch.get_num_threads()} threads"), _row("memory", f"{memory:.0f} GiB", ""),
             _row("bf16 on this CPU", bf16, "compute=auto uses bf16 above 20 M parameters"), _row("GPU", device, "")]
 

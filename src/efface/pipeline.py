@@ -38,6 +38,7 @@ def unlearn(resolved: Resolved, progress: Progress = SILENT) -> Path:
             reference = build.made("reference", spec, data, start, progress, run.record.training_log("reference"))
         with run.stage("unlearn"):
             training = _unlearn(run, method, start, target)
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
         made = {"target": target, "reference": reference}
         return _finish(run, made, lambda: open_unlearned(run.folder / "model", target, resolved), training)
 
@@ -102,13 +103,16 @@ def _save(artifact: Artifact, after: ModelAdapter, folder: Path) -> None:
     """Full weights are written as a loadable model folder, adapters as their tensors; the folder appears whole."""
     temp = folder.with_name(".model.partial")
     shutil.rmtree(temp, ignore_errors=True)
-    temp.mkdir(parents=True)
-    if isinstance(artifact, Weights):
-        after.save(temp)
-        artifact.save_head(temp)
-    else:
-        artifact.save(temp)
-    temp.rename(folder)
+    try:
+        temp.mkdir()
+        if isinstance(artifact, Weights):
+            after.save(temp)
+            artifact.save_head(temp)
+        else:
+            artifact.save(temp)
+        temp.rename(folder)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
 
 
 def _moved(artifact: Artifact, before: ModelAdapter, name: str, context: Any) -> dict[str, Any]:
@@ -138,7 +142,6 @@ def _finish(run: Run, made: dict[str, Made | None], unlearned: Callable[[], Mode
         write_json(run.folder / "provenance.json", provenance.collect(
             seeds={"run": spec.seed}, models={r: {"origin": m.origin, "key": m.key, "made": m.summary} for r, m in there.items()},
             fingerprints=result.fingerprints, data={"name": run.data.name, "sha256": run.data.digest(), **run.data.facts}))
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
     from efface.report import write_reports
 
     run.record.complete(lambda: write_reports(run.folder))

@@ -6,6 +6,7 @@ import keyword
 from pathlib import Path
 
 from efface.errors import SpecError, nearest
+from efface.runs.files import write_text
 
 SPEC = """# efface unlearn {name}.yaml
 model: {{name: tiny}}
@@ -119,7 +120,6 @@ def scaffold(kind: str, name: str, folder: Path, *, write: bool) -> list[Path]:
     if path.exists():
         raise SpecError("new.exists", f"{path} exists already.", "choose another name or folder.")
     if write:
-        folder.mkdir(parents=True, exist_ok=True)
         words = name.split("_")
-        path.write_text(template.format(name=name, title=" ".join(words).capitalize(), cls="".join(w.capitalize() for w in words)), encoding="utf-8")
+        write_text(path, template.format(name=name, title=" ".join(words).capitalize(), cls="".join(w.capitalize() for w in words)))
     return [path]

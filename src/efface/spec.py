@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from efface import suites
 from efface.engine.settings import TrainSettings
 from efface.errors import SpecError
 from efface.recipes import recipe
 from efface.settings import Settings, parse, setting
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
 class TinySpec(Settings):
@@ -66,7 +70,7 @@ class MethodSpec(Settings):
 class AuditSpec(Settings):
     """What is measured."""
 
-    suite: str = setting("people", "suite (`efface list suites`) or a YAML file")
+    suite: str = setting("people", "suite (`efface list suites`) or a YAML file; the one made for the rows where none is named")
     attacks: tuple[str, ...] | None = setting(None, "only these attacks of the suite (none: all of them)")
     threat: Literal["black-box", "grey-box", "white-box"] = setting("white-box", "strongest attacker considered")
     resamples: int = setting(1000, "bootstrap resamples over entities", ge=100)
@@ -116,10 +120,16 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Resolved:
     benchmark = _text(given, "data", "benchmark", "people")
     recipes = [(f"recipe {name}/{section}", values) for name, (section, values)
                in ((n, recipe(n, model, benchmark)) for n in ("models", method)) if values]
-    values = _merge([*recipes, *layers])
-    spec: RunSpec = parse(RunSpec, values, "")
-    origins = {path: origin for origin, layer in [*recipes, *layers] for path in _leaves(layer)}
+    layers = (*recipes, *_fitting_suite(given, benchmark), *layers)
+    spec: RunSpec = parse(RunSpec, _merge(layers), "")
+    origins = {path: origin for origin, layer in layers for path in _leaves(layer)}
     return Resolved(spec, origins)
+
+
+def _fitting_suite(given: Mapping[str, Any], benchmark: str) -> list[tuple[str, dict[str, Any]]]:
+    """The suite made for the rows, where the user names none: the benchmark's own, or the one for people's own rows."""
+    name = "deletion_request" if given.get("request") or benchmark == "files" else benchmark
+    return [("suite of the rows", {"audit": {"suite": name}})] if name in suites.names() else []
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -151,19 +161,23 @@ def overrides(pairs: Iterable[str]) -> dict[str, Any]:
         keys = path.strip().split(".")
         if keys[0] in ("method", "data") and len(keys) == 2 and keys[1] not in ("name", "settings", "benchmark"):
             keys.insert(1, "settings")
-        place = values
-        for key in keys[:-1]:
-            place = place.setdefault(key, {})
-        place[keys[-1]] = _value(text)
+        _into(values, nested(keys, _value(text, pair)))
     return values
 
 
-def _value(text: str) -> Any:
-    """YAML scalar; ``1e-4`` is a number although YAML 1.1 wants a dot."""
+def nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """``{"a": {"b": value}}`` for keys a, b."""
+    return {keys[0]: nested(keys[1:], value) if len(keys) > 1 else value}
+
+
+def _value(text: str, pair: str) -> Any:
+    """YAML value; ``1e-4`` is a number although YAML 1.1 wants a dot."""
+    if NUMBER.fullmatch(text.strip()):
+        return float(text)
     try:
-        return float(text) if "e" in text.lower() and text.lower() not in ("true", "false", "none") else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
         return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SpecError("spec.bad-set", f"--set {pair!r}: the value is not readable YAML.", "put it in quotes, e.g. --set 'a.b=\"text\"'.") from None
 
 
 def _merge(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:

@@ -24,9 +24,10 @@ def command(
     from efface import api
     from efface.cli.summary import summary, summary_text
 
-    roles = {f"{role}__{key}": value for role, path in (("target", target), ("reference", reference)) for key, value in
-             (("kind", "none" if path is None else "folder"), ("path", path))}
-    chosen = resolved(spec, sets, data__benchmark=benchmark, audit__suite=suite, request=request, out=out, **roles)
+    alone = ("audit", {"target": {"kind": "none"}, "reference": {"kind": "none"}})
+    roles = {f"{role}__{key}": value for role, path in (("target", target), ("reference", reference)) if path is not None
+             for key, value in (("kind", "folder"), ("path", path))}
+    chosen = resolved(spec, sets, alone, data__benchmark=benchmark, audit__suite=suite, request=request, out=out, **roles)
     if dry_run:
         plan = api.check(chosen)
         emit(plan, as_json, "\n".join(plan["lines"]))
