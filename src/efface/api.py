@@ -43,11 +43,12 @@ def bench(what: str, specs: Sequence[Resolved], board: Path | str, *, progress: 
     return benching.methods(specs, Path(board), progress)
 
 
-def check(spec: Resolved | RunSpec | dict[str, Any]) -> dict[str, Any]:
-    """What a run would do and need, with nothing loaded but the data. Raises what the run would raise early."""
+def check(spec: Resolved | RunSpec | dict[str, Any], unlearned: Path | str | None = None) -> dict[str, Any]:
+    """What a run would do and need (or the audit of ``unlearned``), with nothing loaded but the data. Raises what the
+    run would raise early."""
     from efface.checking import plan
 
-    return plan(_resolved(spec))
+    return plan(_resolved(spec), None if unlearned is None else Path(unlearned))
 
 
 def compare(runs: Sequence[Path | str]) -> Any:

@@ -50,7 +50,7 @@ def made(role: str, spec: RunSpec, data: Bundle, start: Made, progress: Progress
          log: Callable[[dict[str, Any]], None] = lambda event: None) -> Made | None:
     """The target ("target": trained on forget and retain rows) or the reference ("reference": on retain rows only).
 
-    None if the spec says there is none (``checking.refuse_early`` has looked at the spec). Made once: the folder's name
+    None if the spec says there is none (``refusing.refuse_early`` has looked at the spec). Made once: the folder's name
     is a hash of the base model, the rows, the training settings and the seed. A build that was killed goes on from its
     last checkpoint.
     """

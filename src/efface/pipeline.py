@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface import build, checking
+from efface import build, refusing
 from efface.artifact import Artifact, Edit, LoRA, Weights
 from efface.audit import audit as auditing
 from efface.build import Made
@@ -29,8 +29,8 @@ def unlearn(resolved: Resolved, progress: Progress = SILENT) -> Path:
     """Build or find target and reference, make the target forget, audit, write the record; the run directory's path."""
     spec = resolved.spec
     threads(spec)
-    data, request, suite = checking.refuse_early(spec)
-    method = checking.method_for(spec, data)
+    data, request, suite = refusing.refuse_early(spec)
+    method = refusing.method_for(spec, data)
     with running(resolved, data, request, suite, spec.method.name, progress) as run:
         with run.stage("models"):
             start = build.base(spec, data, progress)
@@ -47,8 +47,8 @@ def audit(unlearned: Path, resolved: Resolved, progress: Progress = SILENT) -> P
     """Audit a model that exists already; nothing is trained but what attacks train."""
     spec = resolved.spec
     threads(spec)
-    data, request, suite = checking.refuse_early(spec)
-    checking.check_unlearned(unlearned, spec, data)
+    data, request, suite = refusing.refuse_early(spec)
+    refusing.check_unlearned(unlearned, spec, data)
     with running(resolved, data, request, suite, "audit", progress) as run:
         made = {role: build.made(role, spec, data, Made(unlearned, "folder", ""), progress) for role in ("target", "reference")}
         return _finish(run, made, lambda: open_unlearned(unlearned, made["target"], resolved), {})
@@ -65,7 +65,7 @@ def threads(spec: RunSpec) -> None:
 
 def open_unlearned(folder: Path, target: Made | None, resolved: Resolved) -> ModelAdapter:
     """The unlearned model: a full folder, or an artifact attached to its target."""
-    if checking.is_artifact(folder) and target is not None:
+    if refusing.is_artifact(folder) and target is not None:
         return Artifact.load(folder).attach(target.open(resolved.spec.model))
     return Made(folder, "folder", "").open(resolved.spec.model)
 

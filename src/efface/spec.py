@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import yaml
 from efface import suites
 from efface.engine.settings import TrainSettings
 from efface.errors import SpecError
+from efface.merging import leaves, merge, merge_into, nested
 from efface.recipes import recipe
 from efface.settings import Settings, parse, setting
 
@@ -73,6 +74,7 @@ class AuditSpec(Settings):
     suite: str = setting("people", "suite (`efface list suites`) or a YAML file; the one made for the rows where none is named")
     attacks: tuple[str, ...] | None = setting(None, "only these attacks of the suite (none: all of them)")
     threat: Literal["black-box", "grey-box", "white-box"] = setting("white-box", "strongest attacker considered")
+    max_new_tokens: int | None = setting(None, "longest greedy answer in tokens (none: what the suite says)", ge=1)
     resamples: int = setting(1000, "bootstrap resamples over entities", ge=100)
     token_budget: int = setting(4096, "padded tokens per evaluation batch; only memory and speed depend on it", ge=64)
 
@@ -114,15 +116,15 @@ class Resolved:
 
 def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Resolved:
     """Merge ``layers`` ((origin, values), weakest first) over the recipes of the model and the method they name."""
-    given = _merge(layers)
+    given = merge(layers)
     model = _text(given, "model", "name", "tiny")
     method = _text(given, "method", "name", "npo")
     benchmark = _text(given, "data", "benchmark", "people")
     recipes = [(f"recipe {name}/{section}", values) for name, (section, values)
                in ((n, recipe(n, model, benchmark)) for n in ("models", method)) if values]
     layers = (*recipes, *_fitting_suite(given, benchmark), *layers)
-    spec: RunSpec = parse(RunSpec, _merge(layers), "")
-    origins = {path: origin for origin, layer in layers for path in _leaves(layer)}
+    spec: RunSpec = parse(RunSpec, merge(layers), "")
+    origins = {path: origin for origin, layer in layers for path in leaves(layer)}
     return Resolved(spec, origins)
 
 
@@ -161,13 +163,8 @@ def overrides(pairs: Iterable[str]) -> dict[str, Any]:
         keys = path.strip().split(".")
         if keys[0] in ("method", "data") and len(keys) == 2 and keys[1] not in ("name", "settings", "benchmark"):
             keys.insert(1, "settings")
-        _into(values, nested(keys, _value(text, pair)))
+        merge_into(values, nested(keys, _value(text, pair)))
     return values
-
-
-def nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
-    """``{"a": {"b": value}}`` for keys a, b."""
-    return {keys[0]: nested(keys[1:], value) if len(keys) > 1 else value}
 
 
 def _value(text: str, pair: str) -> Any:
@@ -178,26 +175,6 @@ def _value(text: str, pair: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         raise SpecError("spec.bad-set", f"--set {pair!r}: the value is not readable YAML.", "put it in quotes, e.g. --set 'a.b=\"text\"'.") from None
-
-
-def _merge(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for _, layer in layers:
-        _into(out, layer)
-    return out
-
-
-def _into(out: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    for key, value in layer.items():
-        if isinstance(value, Mapping) and isinstance(out.get(key), dict):
-            _into(out[key], value)
-        else:
-            out[key] = json.loads(json.dumps(value)) if isinstance(value, Mapping) else value
-
-
-def _leaves(layer: Mapping[str, Any], prefix: str = "") -> list[str]:
-    return [leaf for key, value in layer.items()
-            for leaf in (_leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [f"{prefix}{key}"])]
 
 
 def _text(values: Mapping[str, Any], *path: Any) -> str:

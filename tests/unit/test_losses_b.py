@@ -631,6 +631,22 @@ def test_zero_steps_leave_the_target_bit_identical(lm: CausalLM, name: str) -> N
     assert all(torch.equal(a, b) for a, b in zip(lm.module.parameters(), now.adapter.module.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(
+    "name", ["rmu", "adaptive_rmu", "rr", "lat", "repnoise", "npo_sam", "npo_irm", "tar", "whp", "elm"]
+)
+def test_every_method_trains_a_lora_adapter(lm: CausalLM, name: str) -> None:
+    """The adapter moves, the weights under it do not."""
+    now = case(lm, steps=2, lr=1e-2, select={"kind": "lora", "rank": 2})
+    METHODS.get(name)().apply(now)
+    named = dict(now.adapter.module.named_parameters())
+    before = dict(lm.module.named_parameters())
+    assert any(bool(p.any()) for n, p in named.items() if "lora_B" in n)
+    under = {
+        n.replace("base_model.model.", "").replace(".base_layer", ""): p for n, p in named.items() if "lora_" not in n
+    }
+    assert under.keys() == before.keys() and all(torch.equal(p, before[n]) for n, p in under.items())
+
+
 @pytest.mark.parametrize("name", ["rmu", "rr", "lat"])
 def test_layers_out_of_reach_are_refused_before_anything_is_computed(lm: CausalLM, name: str) -> None:
     now = case(lm, select={"kind": "layers", "first": 1, "last": 1})

@@ -43,7 +43,7 @@ class Audit:
 def run(spec: RunSpec, data: Bundle, made: Mapping[str, Made], unlearned: Callable[[], ModelAdapter], folder: Path, progress: Progress) -> Audit:
     """Measure, attack, conclude, write."""
     suite = suites.load(spec.audit.suite)
-    passes = PassSettings(suite.max_new_tokens, spec.audit.token_budget, spec.seed)
+    passes = PassSettings(spec.audit.max_new_tokens or suite.max_new_tokens, spec.audit.token_budget, spec.seed)
     roles = {"unlearned": Role(unlearned)} | {name: Role(lambda m=m: m.open(spec.model)) for name, m in made.items()}
     store = Store(roles, data.eval, passes, Cache(cache_root() / "tables"), progress)
     plan(store, suite)

@@ -12,8 +12,11 @@ from efface.audit.measure import measure, pairs
 from efface.audit.store import PassSettings, Role, Store
 from efface.data.rows import Row
 from efface.runs import manifest
+from efface.runs.files import read_json
 from efface.runs.record import load_run
+from efface.settings import parse
 from efface.spec import load, parse_spec
+from efface.suites import Suite
 
 TOLERANCE = 1e-9
 
@@ -32,7 +35,7 @@ def _scores(folder: Path, counts: dict[str, int]) -> list[dict[str, str]]:
     spec = parse_spec(load(folder / "spec.yaml"))
     index = json.loads((folder / "tables" / "index.json").read_text())
     stored = {(s["role"], s["name"], s["rows"]): s for s in json.loads((folder / "scores.json").read_text())["scores"]}
-    suite, store, out = suites.load(spec.audit.suite), _store(folder, index), []
+    suite, store, out = _suite(folder, spec.audit.suite), _store(folder, index), []
     text_needed = {m.name for m, _ in pairs(suite) if not index["text"] and any(n.kind == "generate" for n in m.needs) or m.name.startswith("mia_zlib")}
     for role in store.roles:
         for score in measure(store, suite, role, seed=spec.seed, resamples=spec.audit.resamples):
@@ -44,6 +47,12 @@ def _scores(folder: Path, counts: dict[str, int]) -> list[dict[str, str]]:
             if not math.isclose(old["value"], score.value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
                 out.append({"file": "scores.json", "what": f"{score.name} on {score.rows} ({role}) says {old['value']:.6g}, the tables give {score.value:.6g}"})
     return out
+
+
+def _suite(folder: Path, name: str) -> Suite:
+    """The suite as the run saw it; a file of the user's need not be there any more."""
+    path = folder / "suite.json"
+    return parse(Suite, read_json(path), "suite.json") if path.is_file() else suites.load(name)
 
 
 def _store(folder: Path, index: dict[str, Any]) -> Store:

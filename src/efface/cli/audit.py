@@ -29,7 +29,7 @@ def command(
              for key, value in (("kind", "folder"), ("path", path))}
     chosen = resolved(spec, sets, alone, data__benchmark=benchmark, audit__suite=suite, request=request, out=out, **roles)
     if dry_run:
-        plan = api.check(chosen)
+        plan = api.check(chosen, unlearned)
         emit(plan, as_json, "\n".join(plan["lines"]))
         return 0
     run = api.audit(unlearned, chosen, progress=Console(quiet=as_json))

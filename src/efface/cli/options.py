@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from efface.spec import Resolved, load, nested, overrides, resolve
+from efface.merging import nested
+from efface.spec import Resolved, load, overrides, resolve
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting, e.g. --set train.lr=1e-4 --set method.beta=0.2.")]

@@ -14,7 +14,7 @@ from efface.cli.options import DryRun, Json
 def command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     format: Annotated[str, typer.Option(help="html, md or json.")] = "html",
-            output: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
     as_json: Json = False, dry_run: DryRun = False,
 ) -> int:
     from efface import api

@@ -1,0 +1,110 @@
+"""What can be refused before weights are loaded and before anything is written."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from efface import suites
+from efface.attacks.base import ATTACKS
+from efface.audit.measure import pairs
+from efface.data.rows import Bundle
+from efface.engine.rules.base import RULES
+from efface.errors import ModelError, NeedsError, SpecError, nearest
+from efface.loading import load_data
+from efface.methods.base import METHODS, Context, Method
+from efface.metrics.base import METRICS
+from efface.models.folder_check import check_folder
+from efface.request import ForgetRequest
+from efface.spec import RunSpec
+from efface.suites import Suite
+
+
+def refuse_early(spec: RunSpec) -> tuple[Bundle, ForgetRequest, Suite]:
+    """(rows, request, suite), after everything that can be refused before weights are loaded or anything is written:
+    rows, names and settings of every component, model folders."""
+    data, request = load_data(spec)
+    suite = suites.load(spec.audit.suite)
+    _check_suite(suite, spec, data)
+    _check_sources(spec, data)
+    return data, request, suite
+
+
+def method_for(spec: RunSpec, data: Bundle) -> Method:
+    """The method with its settings; refuses what it can refuse without a model (missing forget or retain rows, ...)."""
+    method = METHODS.get(spec.method.name)(**spec.method.settings)
+    model: Any = _NotLoaded({"image": "classifier"}.get(data.modality, "causal_lm"))
+    context = Context(model, data.train.get("forget", ()), data.train.get("retain", ()), spec.train, spec.seed, base=lambda: model)
+    with suppress(_NeedsModel):  # what comes after that is looked at again when the model is there
+        method.check(context)
+    rule = spec.train.rule if spec.train.rule != "sum" else getattr(method, "update_rule", "sum")
+    RULES.get(rule)(**spec.train.rule_settings)
+    return method
+
+
+class _NeedsModel(Exception):
+    """A check came to a question that only a loaded model can answer."""
+
+
+class _NotLoaded:
+    """Stands for a model of which nothing but the family is known yet."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+
+    def __getattr__(self, name: str) -> Any:
+        raise _NeedsModel(name)
+
+
+def check_unlearned(folder: Path, spec: RunSpec, data: Bundle) -> None:
+    """The model that ``audit`` is given: a full folder, or an artifact whose target is named."""
+    if not is_artifact(folder):
+        _check_folder(folder, data)
+    elif spec.target.kind == "none":
+        raise NeedsError("audit.needs-target", f"{folder} holds an artifact, which needs its target.", "name the target with --target.")
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether ``folder`` holds what is put on a target, and no model of its own."""
+    return (folder / "artifact.json").is_file() and not (folder / "config.json").is_file()
+
+
+def _check_suite(suite: Suite, spec: RunSpec, data: Bundle) -> None:
+    if suite.modality != data.modality:
+        raise SpecError("suite.wrong-modality", f"Suite {suite.name} is about {suite.modality}, and {data.name} holds {data.modality}.",
+                        "set audit.suite to one that fits (`efface list suites`).")
+    for name in [*(m.name for m, _ in pairs(suite)), *suite.attack_metrics]:
+        METRICS.get(name)
+    for entry in suite.attacks:
+        ATTACKS.get(entry.name)(**entry.settings)
+    labels = [entry.label or entry.name for entry in suite.attacks]
+    for label in spec.audit.attacks or ():
+        if label not in labels:
+            raise SpecError("suite.unknown-attack", f"Suite {suite.name} has no attack {label!r} (audit.attacks).", nearest(label, labels))
+
+
+def _check_sources(spec: RunSpec, data: Bundle) -> None:
+    """Models that are there, and rows to train the others on."""
+    folder = Path(spec.model.name).expanduser()
+    if data.modality == "image" and spec.model.name != "cnn" and not folder.is_dir():
+        raise SpecError("spec.wrong-model", f"Benchmark {data.name} holds images, and model {spec.model.name!r} is none for images.",
+                        "set model.name to cnn, or to a folder with an image classifier.")
+    if folder.is_dir():
+        _check_folder(folder, data)
+    for role in ("target", "reference"):
+        source = getattr(spec, role)
+        if source.kind == "folder":
+            if not source.path:
+                raise SpecError("spec.no-path", f"{role}.kind is folder, but {role}.path is not set.", f"set {role}.path to the model's folder.")
+            _check_folder(Path(source.path).expanduser(), data)
+    if spec.reference.kind == "train" and not len(data.train.get("retain", ())):
+        raise NeedsError("reference.needs-retain", "A reference model is trained on the retain rows, and there are none.",
+                         "add retain rows to the request, or set reference.kind to none (or to folder, with reference.path).")
+
+
+def _check_folder(folder: Path, data: Bundle) -> None:
+    if data.modality == "text":
+        check_folder(folder)
+    elif not folder.is_dir():
+        raise ModelError("model.missing", f"There is no model folder {folder}.", "check the path.")
