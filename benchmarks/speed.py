@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.2)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--label", default="", help="name of the model in the result (none: --model)")
     parser.add_argument("--task", default="")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -139,7 +140,7 @@ def main() -> None:
         one(args.task, args)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
         return
-    result = {"what": "evaluation and NPO step, ours against the straightforward way", "model": args.model, "rows": {k: len(v) for k, v in data(args.tofu, args.share).items()},
+    result = {"what": "evaluation and NPO step, ours against the straightforward way", "model": args.label or args.model, "share": args.share, "rows": {k: len(v) for k, v in data(args.tofu, args.share).items()},
               "torch": torch.__version__, "python": platform.python_version(), "threads": 1}
     for kind, plain, mine in (("evaluation", "evaluate-plain", "evaluate-ours"), ("npo_step", "npo-plain", "npo-ours")):
         base, slow = timed(one, plain, args)
@@ -150,7 +151,7 @@ def main() -> None:
                         "memory_ratio": memory["ours"] / memory["plain"], "agreement": agreement(kind, found, base)}
         print(kind, json.dumps(result[kind], indent=1))
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"speed-{args.model}.json").write_text(json.dumps(result, indent=1))
+    (args.out / f"speed-{args.label or args.model}.json").write_text(json.dumps(result, indent=1))
 
 
 def agreement(kind: str, found, base) -> dict[str, float]:

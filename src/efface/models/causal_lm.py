@@ -64,9 +64,12 @@ class CausalLM(ModelAdapter):
 
     def save(self, folder: Path) -> None:
         """Hugging Face folder in float32, plus the template's name. Guards are saved with their artifact, not here."""
+        from efface.models.folders import quiet_transformers
+
         folder.mkdir(parents=True, exist_ok=True)
-        self.hf.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with quiet_transformers():
+            self.hf.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
         (folder / "efface.json").write_text(json.dumps({"template": self.template_name}))
 
     def clone(self) -> Self:
