@@ -1,4 +1,4 @@
-"""Divergence and rejection methods end to end on a language model of 50 thousand parameters that knows twelve answers.
+"""Divergence and rejection methods end to end on a language model of 100 thousand parameters that knows twelve answers.
 
 Four of the twelve are to be forgotten. Every method runs with few steps; what is tested is the mechanism, not a level.
 """
@@ -27,7 +27,7 @@ TOWNS = ("Rome", "Paris", "Lima", "Oslo", "Bonn", "Bern", "Kiev", "Riga", "Cork"
 ROWS = [Row(f"r{i}", f"{n} was born in {t}.", f"Where was {n} born?", n) for i, (n, t) in enumerate(zip(NAMES, TOWNS, strict=True))]
 FORGET, RETAIN = ROWS[:4], ROWS[4:]
 WEIGHTS = Select(freeze_head=False)
-BUILD = TrainSettings(lr=1e-2, epochs=70, batch_size=6, select=WEIGHTS)
+BUILD = TrainSettings(lr=5e-3, epochs=70, batch_size=4, select=WEIGHTS)
 SHORT = TrainSettings(lr=2e-3, steps=12, batch_size=4, retain_weight=2.0, warmup=0.0, schedule="constant", select=WEIGHTS)
 SETTINGS = {"llmu": {"answers": 2}, "opt_ascent": {"answers": 2}, "alt_po": {"answers": 2, "max_new_tokens": 12}}
 ALL = ["grad_ascent", "grad_diff", "kl_min", "simnpo", "wga", "satimp", "tnpo", "wtnpo", "ce_u", "pdu", "undial", "idk", "dpo", "idk_ap",
@@ -37,7 +37,7 @@ ALL = ["grad_ascent", "grad_diff", "kl_min", "simnpo", "wga", "satimp", "tnpo", 
 @cache
 def trained() -> CausalLM:
     tokenizer = build_tokenizer([text for row in ROWS for text in (row.prompt, row.answer)], 400)
-    model = CausalLM(tiny_model(tokenizer, width=48, layers=2, ff=96, heads=2), tokenizer)
+    model = CausalLM(tiny_model(tokenizer, width=64, layers=2, ff=128, heads=4), tokenizer)
     fit(model, ROWS, BUILD, seed=1)
     return model
 

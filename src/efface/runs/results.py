@@ -1,0 +1,140 @@
+"""What an audit leaves in a run: scores, per-row values, curves, conclusion, training summary, samples."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from efface.runs.schema import File, Number, Stored
+
+
+class ScoreRow(Stored):
+    """One score of one role (``metrics.base.Score`` without its per-row values)."""
+
+    role: str
+    name: str
+    rows: str
+    value: Number
+    low: Number = None
+    high: Number = None
+    n: int = 0
+    unscored: int = 0
+    direction: Literal["higher", "lower", "match"] = "match"
+    target: Number = None
+    version: int = 1
+    reason: str = ""
+    extra: dict[str, Any] = {}
+
+
+class Scores(File):
+    """``scores.json``: every score of every role under one version of one suite."""
+
+    suite: str
+    suite_version: int
+    roles: dict[str, dict[str, Any]] = {}
+    scores: list[ScoreRow] = []
+    n_forget: int | None = None
+    sets: dict[str, int] = {}
+    notes: list[str] = []
+
+
+class PerRow(Stored):
+    """Values of one metric by row id, with the entity of each row."""
+
+    role: str
+    name: str
+    rows: str
+    values: dict[str, Number] = {}
+    entities: dict[str, str] = {}
+
+
+class RowValues(File):
+    """``rows.json``: what paired comparisons need."""
+
+    rows: list[PerRow] = []
+
+
+class Point(Stored):
+    """One role at one budget of an attack; budget 0 is the model as it is."""
+
+    budget: dict[str, float]
+    role: str
+    value: Number
+    low: Number = None
+    high: Number = None
+    n: int = 0
+    supplied: dict[str, float] = {}
+    seconds: Number = None
+
+
+class Gap(Stored):
+    """A value, its interval, and the budget at which it was found."""
+
+    value: Number
+    low: Number = None
+    high: Number = None
+    at: dict[str, float] = {}
+
+
+class Curve(File):
+    """``attacks/<name>/curve.json``. ``excess``: largest m(T(U)) - m(T(R)); ``recovered``: highest m(T(U))."""
+
+    attack: str
+    axis: str = ""
+    threat: str = ""
+    metric: str = ""
+    rows: str = ""
+    points: list[Point] = []
+    excess: Gap | None = None
+    recovered: Gap | None = None
+    reason: str = ""
+    partial: bool = False
+
+
+class Finding(Stored):
+    """One thing that was found, in a sentence, with its evidence."""
+
+    name: str
+    says: str
+    evidence: dict[str, Any] = {}
+    kind: str = ""
+    flag: bool = False
+    p: Number = None
+    share: Number = None
+
+
+class Conclusion(File):
+    """``conclusion.json``."""
+
+    label: Literal["erased", "concealed", "retained", "collapsed", "inconclusive"]
+    sentences: list[str] = []
+    findings: list[Finding] = []
+    limits: list[str] = []
+    power: str = ""
+
+
+class Training(File):
+    """``training.json``: the unlearning itself, and the time of each stage. ``history``: one event a step."""
+
+    method: str = ""
+    seconds: Number = None
+    steps: int | None = None
+    stopped: str = ""
+    trained_parameters: int | None = None
+    moved_share: Number = None
+    warnings: list[str] = []
+    history: list[dict[str, Any]] = []
+    stages: dict[str, Number] = {}
+
+
+class Sample(Stored):
+    """One line of ``samples/<role>.jsonl``. ``hidden``: texts were replaced by keyed hashes."""
+
+    row: str
+    entity: str = ""
+    set: str
+    prompt: str = ""
+    gold: str = ""
+    output: str = ""
+    scores: dict[str, Number] = {}
+    problem: str = ""
+    hidden: bool = False
