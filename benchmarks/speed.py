@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -111,6 +110,12 @@ def peak(task: str, args: argparse.Namespace) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
+def high_water() -> float:
+    """Peak resident GiB of this process. Not ru_maxrss: a child inherits its parent's through fork and exec."""
+    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+
+
 def load(name: str) -> CausalLM:
     return CausalLM.load(resolve(name).folder, device="cpu")
 
@@ -138,7 +143,7 @@ def main() -> None:
     METRICS.names()
     if args.task:
         one(args.task, args)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        print(high_water())
         return
     result = {"what": "evaluation and NPO step, ours against the straightforward way", "model": args.label or args.model, "share": args.share, "rows": {k: len(v) for k, v in data(args.tofu, args.share).items()},
               "torch": torch.__version__, "python": platform.python_version(), "threads": 1}
