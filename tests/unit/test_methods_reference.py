@@ -19,6 +19,7 @@ from efface.errors import NeedsError, SpecError
 from efface.methods.base import METHODS, Context
 from efface.models.classifier import Classifier
 from efface.models.cnn import CNNConfig
+from efface.spec import resolve
 
 CONFIG = CNNConfig(classes=4, widths=(8, 8))
 BUILD = TrainSettings(lr=1e-2, epochs=6, batch_size=16, token_budget=64, select=Select(freeze_head=False))
@@ -101,6 +102,16 @@ def test_finetune_retain_goes_on_from_the_target():
     METHODS.get("finetune_retain")().apply(given)
     assert same(given.adapter, expected) and not same(given.adapter, _trained(True))
     assert accuracy(given.adapter, RETAIN) == 1.0
+
+
+@pytest.mark.parametrize("model", ["tiny", "cnn", "smollm2-135m"])
+@pytest.mark.parametrize("data", ["people", "tofu"])
+def test_retrain_recipe_is_the_recipe_of_the_target(model, data):
+    """Otherwise a retrained model would differ from the target in more than its rows."""
+    spec = resolve(
+        ("test", {"model": {"name": model}, "data": {"benchmark": data}, "method": {"name": "retrain"}})
+    ).spec
+    assert spec.train == spec.target.train
 
 
 @pytest.mark.parametrize("name", ["retrain", "finetune_retain"])

@@ -1,4 +1,4 @@
-"""What methods that are plain training share. Not a method."""
+"""Refusals of training settings that a method would ignore. Not a method."""
 
 from __future__ import annotations
 
@@ -18,3 +18,16 @@ def check_plain(name: str, train: TrainSettings) -> None:
                 f"{name} trains on the retain rows only; train.{field} has no meaning for it.",
                 f"leave train.{field} out.",
             )
+
+
+def check_no_stop(name: str, train: TrainSettings) -> None:
+    """Refuse ``stop_nll`` for a method whose forget loss never computes the likelihood of the gold answers.
+
+    Raises ``SpecError`` ``method.unused-setting``.
+    """
+    if train.stop_nll:
+        raise SpecError(
+            "method.unused-setting",
+            f"{name} does not compute the likelihood of the forget answers, so train.stop_nll cannot stop it.",
+            "leave train.stop_nll out.",
+        )

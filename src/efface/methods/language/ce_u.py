@@ -52,6 +52,7 @@ class CEU(LossMethod):
 
     def forget_loss(self, view: View) -> Tensor:
         """Soft cross-entropy; the divisor counts the tokens that are left in the whole effective batch."""
+        _ = view.logp  # the loop logs it as forget_nll and compares it with stop_nll
         logp = torch.log_softmax(view.logits, dim=-1)
         target = view.logits.detach().scatter(1, view.batch.label_id[:, None], float("-inf")).softmax(-1)
         loss = -(target * logp).sum(1)

@@ -9,6 +9,7 @@ from efface.data.rows import Rows
 from efface.engine.view import View
 from efface.methods.base import Context, Needs, method
 from efface.methods.language.refusals import check_questions, with_refusals
+from efface.methods.plain_training import check_no_stop
 from efface.methods.retain_term import WithRetain
 
 CARD = Card(
@@ -36,8 +37,9 @@ class IDK(WithRetain):
     family_tag = "rejection"
 
     def check(self, context: Context) -> None:
-        """Also refuses forget rows without a question."""
+        """Also refuses forget rows without a question, and train.stop_nll."""
         super().check(context)
+        check_no_stop(self.name, context.train)
         check_questions(self.name, context.forget)
 
     def streams(self, context: Context) -> dict[str, Rows]:

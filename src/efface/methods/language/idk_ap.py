@@ -10,6 +10,7 @@ from efface.data.rows import Rows
 from efface.engine.view import View
 from efface.methods.base import Context, LossMethod, Needs, method
 from efface.methods.language.refusals import check_questions, with_refusals
+from efface.methods.plain_training import check_no_stop
 from efface.settings import Settings, setting
 
 CARD = Card(
@@ -42,8 +43,9 @@ class IDKAP(LossMethod):
     family_tag = "rejection"
 
     def check(self, context: Context) -> None:
-        """Also refuses rows without a question, on either side."""
+        """Also refuses rows without a question, on either side, and train.stop_nll."""
         super().check(context)
+        check_no_stop(self.name, context.train)
         check_questions(self.name, context.forget)
         check_questions(self.name, context.retain, "retain")
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from efface.card import Card
 from efface.engine.view import View
-from efface.methods.base import Needs, method
+from efface.methods.base import Context, Needs, method
 from efface.methods.language.whole_text import mean_row_tokens, whole
+from efface.methods.plain_training import check_no_stop
 from efface.methods.retain_term import RetainSettings, WithRetain
 from efface.settings import setting
 
@@ -47,10 +48,18 @@ class MEGD(WithRetain):
     needs = Needs(retain=True)
     family_tag = "divergence"
 
+    def check(self, context: Context) -> None:
+        """Also refuses train.stop_nll when all tokens are used: the likelihood of the answers is then not computed."""
+        super().check(context)
+        if self.settings.where == "all":
+            check_no_stop(self.name, context.train)
+
     def forget_loss(self, view: View) -> Tensor:
         """KL to the uniform distribution, reference first."""
         everywhere = self.settings.where == "all"
         seen = whole(view) if everywhere else view
+        if not everywhere:
+            _ = view.logp  # the loop logs it as forget_nll and compares it with stop_nll
         logits = seen.logits
         kl = torch.logsumexp(logits, -1) - logits.mean(-1) - math.log(logits.shape[-1])
         return self.settings.weight * (mean_row_tokens(seen, kl) if everywhere else seen.mean_tokens(kl))

@@ -88,6 +88,7 @@ class PDU(LossMethod):
 
     def forget_loss(self, view: View) -> Tensor:
         """Squared distance of the largest logit from the mean logit; 0 = uniform."""
+        _ = view.logp  # the loop logs it as forget_nll and compares it with stop_nll
         return view.mean_tokens((view.logits.max(-1).values - view.logits.mean(-1)) ** 2)
 
     def retain_loss(self, view: View) -> Tensor:

@@ -70,7 +70,7 @@ class UNDIAL(WithRetain):
         hidden = ~(ids == gold).any(1)
         rest = torch.where(hidden, _minus(tail, view.ref_logp), tail)
         teacher = torch.cat([others, view.ref_logp[:, None] - beta, rest[:, None]], 1).softmax(1)
-        student = torch.cat([logp.gather(1, ids), logp.gather(1, gold)], 1)
+        student = torch.cat([logp.gather(1, ids), view.logp[:, None]], 1)
         known = (
             student.exp().masked_fill(torch.cat([ids == gold, torch.zeros_like(gold, dtype=torch.bool)], 1), 0).sum(1)
         )
