@@ -40,7 +40,9 @@ def log_probs(model, items: Sequence[Item], pad: int, batch: int = 32) -> list[l
     for k in range(0, len(items), batch):
         inputs = padded(items[k : k + batch], pad)
         logits = model(**inputs).logits
-        lp = -F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), inputs["labels"][:, 1:], reduction="none", ignore_index=-100)
+        lp = -F.cross_entropy(
+            logits[:, :-1].transpose(1, 2).float(), inputs["labels"][:, 1:], reduction="none", ignore_index=-100
+        )
         out += [lp[r][inputs["labels"][r, 1:] != -100].tolist() for r in range(len(inputs["labels"]))]
     return out
 
@@ -51,8 +53,14 @@ def greedy(model, items: Sequence[Item], pad: int, stops: list[int], longest: in
     out = []
     for k in range(0, len(items), batch):
         inputs = padded(items[k : k + batch], pad, left=True, answers=False)
-        ids = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False, max_new_tokens=longest,
-                             eos_token_id=stops, pad_token_id=pad)[:, inputs["input_ids"].shape[1] :]
+        ids = model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            do_sample=False,
+            max_new_tokens=longest,
+            eos_token_id=stops,
+            pad_token_id=pad,
+        )[:, inputs["input_ids"].shape[1] :]
         for row in ids.tolist():
             end = next((i for i, token in enumerate(row) if token in stops), len(row))
             out.append(row[:end])
@@ -86,4 +94,6 @@ class NPOStep:
 
     @staticmethod
     def _nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels[:, 1:], reduction="none", ignore_index=-100).sum(1)
+        return F.cross_entropy(
+            logits[:, :-1].transpose(1, 2).float(), labels[:, 1:], reduction="none", ignore_index=-100
+        ).sum(1)

@@ -20,18 +20,23 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from naive import Item, NPOStep, greedy, log_probs  # noqa: E402
+from naive import Item, NPOStep, greedy, log_probs
 
-from efface.audit.store import PassSettings, Role, Store  # noqa: E402
-from efface.data.benchmarks.tofu import Tofu  # noqa: E402
-from efface.engine.settings import Select, TrainSettings  # noqa: E402
-from efface.metrics.base import METRICS, Tables, compute  # noqa: E402
-from efface.models.causal_lm import CausalLM  # noqa: E402
-from efface.models.sources import resolve  # noqa: E402
+from efface.audit.store import PassSettings, Role, Store
+from efface.data.benchmarks.tofu import Tofu
+from efface.engine.settings import Select, TrainSettings
+from efface.metrics.base import METRICS, Tables, compute
+from efface.models.causal_lm import CausalLM
+from efface.models.sources import resolve
 
 LONGEST = 200
-SETS = {"forget": ("answer", "answer_paraphrase", "wrong"), "retain": ("answer", "answer_paraphrase", "wrong"),
-        "real_authors": ("answer", "wrong"), "world_facts": ("answer", "wrong"), "holdout": ("answer",)}
+SETS = {
+    "forget": ("answer", "answer_paraphrase", "wrong"),
+    "retain": ("answer", "answer_paraphrase", "wrong"),
+    "real_authors": ("answer", "wrong"),
+    "world_facts": ("answer", "wrong"),
+    "holdout": ("answer",),
+}
 GENERATED = ("forget", "retain", "real_authors", "world_facts")
 
 
@@ -44,11 +49,18 @@ def data(folder: str, share: float) -> dict:
 def ours(adapter: CausalLM, sets: dict) -> dict:
     """One planned audit: every set is scored once, answers start from the scoring pass."""
     store = Store({"subject": Role(lambda: adapter)}, sets, PassSettings(LONGEST, 4096))
-    wanted = [("probability", s) for s in GENERATED] + [("rouge", s) for s in GENERATED] + [("truth_ratio", s) for s in GENERATED]
+    wanted = (
+        [("probability", s) for s in GENERATED]
+        + [("rouge", s) for s in GENERATED]
+        + [("truth_ratio", s) for s in GENERATED]
+    )
     wanted += [("extraction_strength", "forget"), ("mia_min_k", "forget")]
     for name, rows in wanted:
         store.plan(METRICS.get(name).bound_needs(rows))
-    return {f"{name}.{rows}": compute(METRICS.get(name), Tables(store.fetch, rows, "subject"), rows, resamples=100).value for name, rows in wanted}
+    return {
+        f"{name}.{rows}": compute(METRICS.get(name), Tables(store.fetch, rows, "subject"), rows, resamples=100).value
+        for name, rows in wanted
+    }
 
 
 def straightforward(adapter: CausalLM, sets: dict) -> dict:
@@ -58,8 +70,13 @@ def straightforward(adapter: CausalLM, sets: dict) -> dict:
 
     def items(rows, field: str, k: int = 0) -> list[Item]:
         text = [r.wrong[k] if field == "wrong" else getattr(r, field) or r.answer for r in rows]
-        return [Item(adapter.template.prompt_ids(adapter.tokenizer, r.prompt), adapter.template.answer_ids(adapter.tokenizer, t))
-                for r, t in zip(rows, text, strict=True)]
+        return [
+            Item(
+                adapter.template.prompt_ids(adapter.tokenizer, r.prompt),
+                adapter.template.answer_ids(adapter.tokenizer, t),
+            )
+            for r, t in zip(rows, text, strict=True)
+        ]
 
     for name in GENERATED:
         rows = sets[name]
@@ -70,8 +87,8 @@ def straightforward(adapter: CausalLM, sets: dict) -> dict:
         for k in range(min(len(r.wrong) for r in rows)):
             log_probs(model, items(rows, "wrong", k), pad)
         greedy(model, items(rows, "answer"), pad, stops, LONGEST)
-    log_probs(model, items(sets["forget"], "answer"), pad)      # extraction strength
-    for name in ("forget", "holdout"):                          # membership
+    log_probs(model, items(sets["forget"], "answer"), pad)  # extraction strength
+    for name in ("forget", "holdout"):  # membership
         log_probs(model, items(sets[name], "answer"), pad)
     return out
 
@@ -83,7 +100,15 @@ def npo_ours(adapter: CausalLM, forget: list, retain: list, steps: int) -> list[
     from efface.methods.language.npo import NPO
 
     events: list[dict] = []
-    settings = TrainSettings(lr=1e-5, steps=steps, batch_size=len(forget), warmup=0.0, schedule="constant", clip=0.0, select=Select(freeze_head=False))
+    settings = TrainSettings(
+        lr=1e-5,
+        steps=steps,
+        batch_size=len(forget),
+        warmup=0.0,
+        schedule="constant",
+        clip=0.0,
+        select=Select(freeze_head=False),
+    )
     run = start(NPO(), Context(adapter, forget, retain, settings, 0, log=events.append))
     run.until(steps)
     return [(e["forget_loss"], e["retain_loss"]) for e in events if e["event"] == "step"]
@@ -91,8 +116,15 @@ def npo_ours(adapter: CausalLM, forget: list, retain: list, steps: int) -> list[
 
 def npo_straightforward(adapter: CausalLM, forget: list, retain: list, steps: int) -> list[tuple[float, float]]:
     """The same number of steps the plain way, on bf16 weights."""
+
     def items(rows) -> list[Item]:
-        return [Item(adapter.template.prompt_ids(adapter.tokenizer, r.prompt), adapter.template.answer_ids(adapter.tokenizer, r.answer)) for r in rows]
+        return [
+            Item(
+                adapter.template.prompt_ids(adapter.tokenizer, r.prompt),
+                adapter.template.answer_ids(adapter.tokenizer, r.answer),
+            )
+            for r in rows
+        ]
 
     adapter.module.to(torch.bfloat16).train()
     step = NPOStep(adapter.module, adapter.pad)
@@ -106,7 +138,20 @@ def timed(function, *args) -> tuple[object, float]:
 
 def peak(task: str, args: argparse.Namespace) -> float:
     """GiB of a fresh process that does ``task`` only."""
-    command = [sys.executable, __file__, "--task", task, "--model", args.model, "--tofu", args.tofu, "--share", str(args.share), "--steps", "1"]
+    command = [
+        sys.executable,
+        __file__,
+        "--task",
+        task,
+        "--model",
+        args.model,
+        "--tofu",
+        args.tofu,
+        "--share",
+        str(args.share),
+        "--steps",
+        "1",
+    ]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -145,15 +190,27 @@ def main() -> None:
         one(args.task, args)
         print(high_water())
         return
-    result = {"what": "evaluation and NPO step, ours against the straightforward way", "model": args.label or args.model, "share": args.share, "rows": {k: len(v) for k, v in data(args.tofu, args.share).items()},
-              "torch": torch.__version__, "python": platform.python_version(), "threads": 1}
+    result = {
+        "what": "evaluation and NPO step, ours against the straightforward way",
+        "model": args.label or args.model,
+        "share": args.share,
+        "rows": {k: len(v) for k, v in data(args.tofu, args.share).items()},
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": 1,
+    }
     for kind, plain, mine in (("evaluation", "evaluate-plain", "evaluate-ours"), ("npo_step", "npo-plain", "npo-ours")):
         base, slow = timed(one, plain, args)
         found, fast = timed(one, mine, args)
         per = args.steps if kind == "npo_step" else 1
         memory = {"ours": peak(mine, args), "plain": peak(plain, args)}
-        result[kind] = {"cpu_seconds": {"ours": fast / per, "plain": slow / per}, "speedup": slow / fast, "peak_gib": memory,
-                        "memory_ratio": memory["ours"] / memory["plain"], "agreement": agreement(kind, found, base)}
+        result[kind] = {
+            "cpu_seconds": {"ours": fast / per, "plain": slow / per},
+            "speedup": slow / fast,
+            "peak_gib": memory,
+            "memory_ratio": memory["ours"] / memory["plain"],
+            "agreement": agreement(kind, found, base),
+        }
         print(kind, json.dumps(result[kind], indent=1))
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"speed-{args.label or args.model}.json").write_text(json.dumps(result, indent=1))

@@ -15,7 +15,12 @@ FIELDS = ("summary", "source", "code", "confirmed", "derived", "differs", "teste
 
 def page(kind: str) -> str:
     """One page: every component of a kind with its Card, facts and settings."""
-    lines = [f"# {kind.capitalize()}", "", f"Generated from the Cards by `python docs/make_reference.py`; `efface show NAME` prints one.", ""]
+    lines = [
+        f"# {kind.capitalize()}",
+        "",
+        "Generated from the Cards by `python docs/make_reference.py`; `efface show NAME` prints one.",
+        "",
+    ]
     for name, item in api.registry(kind).items():
         lines += [f"## {name}", "", f"**{item.card.title}**", ""]
         card = item.card.to_json()
@@ -32,7 +37,10 @@ def page(kind: str) -> str:
 def facts(kind: str, item: Any) -> dict[str, str]:
     """What a reader of that kind wants to know first."""
     if kind == "metrics":
-        return {"direction": ", ".join(f"{rows}: {way}" for rows, way in item.directions.items()), "version": str(item.version)}
+        return {
+            "direction": ", ".join(f"{rows}: {way}" for rows, way in item.directions.items()),
+            "version": str(item.version),
+        }
     if kind == "attacks":
         return {"threat": item.threat, "controls": ", ".join(item.controls), "families": ", ".join(item.families)}
     return {"aim": item.aim, "artifact": item.artifact, "families": ", ".join(item.families)}
@@ -47,7 +55,11 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    stale = [kind for kind in ("methods", "metrics", "attacks") if not (HERE / f"{kind}.md").is_file() or (HERE / f"{kind}.md").read_text() != page(kind)]
+    stale = [
+        kind
+        for kind in ("methods", "metrics", "attacks")
+        if not (HERE / f"{kind}.md").is_file() or (HERE / f"{kind}.md").read_text() != page(kind)
+    ]
     if "--check" in sys.argv:
         sys.exit(f"out of date: {', '.join(stale)}" if stale else 0)
     for kind in stale:

@@ -9,8 +9,16 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-_WHERE = {"unlearn": "efface.api", "audit": "efface.api", "compare": "efface.api", "check": "efface.api", "load_run": "efface.runs.record",
-          "ForgetRequest": "efface.request", "RunSpec": "efface.spec", "EffaceError": "efface.errors"}
+_WHERE = {
+    "unlearn": "efface.api",
+    "audit": "efface.api",
+    "compare": "efface.api",
+    "check": "efface.api",
+    "load_run": "efface.runs.record",
+    "ForgetRequest": "efface.request",
+    "RunSpec": "efface.spec",
+    "EffaceError": "efface.errors",
+}
 __all__ = ["__version__", *_WHERE]
 
 

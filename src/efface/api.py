@@ -13,10 +13,18 @@ from efface.spec import Resolved, RunSpec, overrides, resolve
 KINDS = ("methods", "metrics", "attacks", "rules", "benchmarks", "suites", "recipes")
 
 
-def demo_spec(*, model: str = "smollm2-135m", method: str = "npo", seed: int = 0, sets: Sequence[str] = (), out: str | None = None) -> Resolved:
+def demo_spec(
+    *, model: str = "smollm2-135m", method: str = "npo", seed: int = 0, sets: Sequence[str] = (), out: str | None = None
+) -> Resolved:
     """The spec of the demo: the fictitious world, suite ``people``, texts kept (they are invented)."""
-    demo: dict[str, Any] = {"model": {"name": model}, "method": {"name": method}, "data": {"benchmark": "people"},
-                            "audit": {"suite": "people"}, "seed": seed, "keep_text": True}
+    demo: dict[str, Any] = {
+        "model": {"name": model},
+        "method": {"name": method},
+        "data": {"benchmark": "people"},
+        "audit": {"suite": "people"},
+        "seed": seed,
+        "keep_text": True,
+    }
     return resolve(("demo", demo | ({"out": out} if out else {})), ("user --set", overrides(sets)))
 
 

@@ -37,7 +37,9 @@ class Artifact:
         super().__init_subclass__(**kwargs)
         if cls.kind:
             if cls.kind not in KINDS:
-                raise SpecError("artifact.unknown-kind", f"{cls.kind!r} is not an artifact kind.", nearest(cls.kind, KINDS))
+                raise SpecError(
+                    "artifact.unknown-kind", f"{cls.kind!r} is not an artifact kind.", nearest(cls.kind, KINDS)
+                )
             CLASSES[cls.kind] = cls
 
     def attach(self, target: ModelAdapter, strength: float = 1.0) -> ModelAdapter:
@@ -45,8 +47,12 @@ class Artifact:
         from efface.passes.cache import fingerprint
 
         if (found := fingerprint(target)) != self.target:
-            raise ModelError("artifact.other-target", f"This {self.kind} artifact was made for a model with fingerprint "
-                             f"{self.target[:12]}, not {found[:12]}.", "attach it to the target it was made from.")
+            raise ModelError(
+                "artifact.other-target",
+                f"This {self.kind} artifact was made for a model with fingerprint "
+                f"{self.target[:12]}, not {found[:12]}.",
+                "attach it to the target it was made from.",
+            )
         model = target.clone()
         if strength:
             self._put_on(model, strength)
@@ -58,7 +64,9 @@ class Artifact:
 
         folder.mkdir(parents=True, exist_ok=True)
         if self.tensors:
-            save_file({k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, folder / "artifact.safetensors")
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, folder / "artifact.safetensors"
+            )
         self.save_head(folder)
 
     def save_head(self, folder: Path) -> None:
@@ -73,7 +81,9 @@ class Artifact:
 
         path = folder / "artifact.json"
         if not path.is_file():
-            raise ModelError("artifact.missing", f"{folder} holds no artifact.json.", "point at the `model` folder of a run.")
+            raise ModelError(
+                "artifact.missing", f"{folder} holds no artifact.json.", "point at the `model` folder of a run."
+            )
         head = json.loads(path.read_text())
         own = folder / "artifact.safetensors"
         tensors: dict[str, Tensor] = {}
@@ -82,7 +92,9 @@ class Artifact:
         return artifact_class(head.get("kind", ""))(head["target"], head["method"], tensors, head["config"])
 
     def _put_on(self, model: ModelAdapter, strength: float) -> None:
-        raise NeedsError("artifact.abstract", f"{type(self).__name__} does not say how it is attached.", "use a registered kind.")
+        raise NeedsError(
+            "artifact.abstract", f"{type(self).__name__} does not say how it is attached.", "use a registered kind."
+        )
 
 
 def artifact_class(kind: str) -> type[Artifact]:
@@ -92,8 +104,11 @@ def artifact_class(kind: str) -> type[Artifact]:
     import efface.guards  # noqa: F401  (registers the guard kinds)
 
     if kind not in CLASSES:
-        raise NeedsError("artifact.no-provider", f"Nothing installed provides artifacts of kind {kind}.",
-                         "install the plug-in that made it; it registers by subclassing Artifact.")
+        raise NeedsError(
+            "artifact.no-provider",
+            f"Nothing installed provides artifacts of kind {kind}.",
+            "install the plug-in that made it; it registers by subclassing Artifact.",
+        )
     return CLASSES[kind]
 
 
@@ -144,9 +159,18 @@ class LoRA(Artifact):
         config = trained.module.peft_config["default"]  # type: ignore[index]
         tensors = {n: p.detach().clone() for n, p in trained.module.named_parameters() if "lora_" in n}
         chosen = sorted({n.split(".lora_")[0].rsplit(".", 1)[-1] for n in tensors})
-        return cls(fingerprint(target), method, tensors,
-                   {"rank": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout, "modules": chosen,
-                    "layers": config.layers_to_transform})
+        return cls(
+            fingerprint(target),
+            method,
+            tensors,
+            {
+                "rank": config.r,
+                "alpha": config.lora_alpha,
+                "dropout": config.lora_dropout,
+                "modules": chosen,
+                "layers": config.layers_to_transform,
+            },
+        )
 
     def _put_on(self, model: ModelAdapter, strength: float) -> None:
         import torch
@@ -156,8 +180,17 @@ class LoRA(Artifact):
 
         layers = self.config.get("layers")
         span = {"first": min(layers), "last": max(layers)} if layers else {}
-        add_lora(model, Select(kind="lora", rank=self.config["rank"], alpha=self.config["alpha"],
-                               modules=tuple(self.config["modules"]), **span), seed=0)
+        add_lora(
+            model,
+            Select(
+                kind="lora",
+                rank=self.config["rank"],
+                alpha=self.config["alpha"],
+                modules=tuple(self.config["modules"]),
+                **span,
+            ),
+            seed=0,
+        )
         with torch.no_grad():
             for name, p in model.module.named_parameters():
                 if name in self.tensors:

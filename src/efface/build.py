@@ -32,7 +32,9 @@ class Made:
 
     def open(self, model: ModelSpec) -> ModelAdapter:
         """Load it."""
-        return open_model(self.folder, template=model.template, compute=model.compute, device=model.device, context=model.context)
+        return open_model(
+            self.folder, template=model.template, compute=model.compute, device=model.device, context=model.context
+        )
 
 
 def base(spec: RunSpec, data: Bundle, progress: Progress = SILENT) -> Made:
@@ -46,8 +48,14 @@ def base(spec: RunSpec, data: Bundle, progress: Progress = SILENT) -> Made:
     return Made(found.folder, found.origin, found.sha256)
 
 
-def made(role: str, spec: RunSpec, data: Bundle, start: Made, progress: Progress = SILENT,
-         log: Callable[[dict[str, Any]], None] = lambda event: None) -> Made | None:
+def made(
+    role: str,
+    spec: RunSpec,
+    data: Bundle,
+    start: Made,
+    progress: Progress = SILENT,
+    log: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> Made | None:
     """The target ("target": trained on forget and retain rows) or the reference ("reference": on retain rows only).
 
     None if the spec says there is none (``refusing.refuse_early`` has looked at the spec). Made once: the folder's name
@@ -60,16 +68,32 @@ def made(role: str, spec: RunSpec, data: Bundle, start: Made, progress: Progress
     if source.kind == "folder":
         folder = Path(str(source.path)).expanduser()
         return Made(folder, "folder", str(folder.absolute()))
-    rows: Rows = [*data.train.get("forget", ()), *data.train["retain"]] if role == "target" else list(data.train["retain"])  # type: ignore[list-item]
+    rows: Rows = (
+        [*data.train.get("forget", ()), *data.train["retain"]] if role == "target" else list(data.train["retain"])
+    )  # type: ignore[list-item]
     return trained(role, spec, rows, source, start, progress, log)
 
 
-def trained(label: str, spec: RunSpec, rows: Rows, source: SourceSpec, start: Made, progress: Progress = SILENT,
-            log: Callable[[dict[str, Any]], None] = lambda event: None) -> Made:
+def trained(
+    label: str,
+    spec: RunSpec,
+    rows: Rows,
+    source: SourceSpec,
+    start: Made,
+    progress: Progress = SILENT,
+    log: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> Made:
     """``start`` fine-tuned on ``rows``, from the cache if it is there."""
     seed = spec.seed if source.seed is None else source.seed
-    parts = [RECIPE_VERSION, start.key, digest_rows(rows), source.train.model_dump(mode="json", exclude={"token_budget", "checkpoint_every"}),
-             source.train.token_budget, seed, spec.model.model_dump(mode="json", exclude={"name", "device"})]
+    parts = [
+        RECIPE_VERSION,
+        start.key,
+        digest_rows(rows),
+        source.train.model_dump(mode="json", exclude={"token_budget", "checkpoint_every"}),
+        source.train.token_budget,
+        seed,
+        spec.model.model_dump(mode="json", exclude={"name", "device"}),
+    ]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     folder, work = cache_root() / "models" / key[:32], cache_root() / "work" / key[:32]
     built = not folder.is_dir()
@@ -78,7 +102,9 @@ def trained(label: str, spec: RunSpec, rows: Rows, source: SourceSpec, start: Ma
         from efface.engine.finetune import fit
 
         adapter = start.open(spec.model)
-        summary = fit(adapter, rows, source.train, seed=seed, label=f"train {label}", progress=progress, checkpoints=work, log=log)
+        summary = fit(
+            adapter, rows, source.train, seed=seed, label=f"train {label}", progress=progress, checkpoints=work, log=log
+        )
         adapter.save(empty)
         (empty / "made.json").write_text(json.dumps({"rows": len(rows), "seed": seed, **summary}))
 
@@ -101,7 +127,13 @@ def _initialised(spec: RunSpec, data: Bundle) -> Made:
         from efface.models.tiny import tiny_folder
 
         # evaluation rows too: a name that the tokenizer never saw falls to pieces, and would look unfamiliar for that alone
-        texts = [text for half in (data.train, data.eval) for _, rows in sorted(half.items()) for row in rows for text in (row.prompt, row.answer)]
+        texts = [
+            text
+            for half in (data.train, data.eval)
+            for _, rows in sorted(half.items())
+            for row in rows
+            for text in (row.prompt, row.answer)
+        ]
         tiny_folder(texts, empty, spec.seed, **size)
 
     return Made(publish(cache_root() / "models" / key[:32], make), "initialised", key)

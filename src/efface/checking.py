@@ -17,7 +17,7 @@ from efface.spec import Resolved, RunSpec
 from efface.suites import Suite
 
 KNOWN_SIZES = {"smollm2-135m": 134_500_000, "tiny": 1_500_000, "cnn": 70_000}
-TOKENS_PER_SECOND = 520 * 134_500_000 / 2   # training tokens x parameters per second and core, measured on a 2-core CPU
+TOKENS_PER_SECOND = 520 * 134_500_000 / 2  # training tokens x parameters per second and core, measured on a 2-core CPU
 CHARACTERS_PER_TOKEN = 4.0
 
 
@@ -35,10 +35,19 @@ def plan(resolved: Resolved, unlearned: Path | None = None) -> dict[str, Any]:
     roles = {role for role in ("target", "reference") if getattr(spec, role).kind != "none"}
     roles |= {"unlearned"} if unlearned else {"unlearned", "target"}
     size = parameters(spec)
-    result = {"method": spec.method.name if unlearned is None else "audit", "model": spec.model.name, "benchmark": data.name,
-              "hash": resolved.hash, "train": {k: len(v) for k, v in data.train.items()}, "eval": {k: len(v) for k, v in data.eval.items()},
-              "not_computed": list(dict.fromkeys(not_computed(roles, data, suite))), "parameters": size, "memory_gib": _memory(size),
-              "minutes": _minutes(spec, data, size) if unlearned is None else None, "origins": resolved.origins}
+    result = {
+        "method": spec.method.name if unlearned is None else "audit",
+        "model": spec.model.name,
+        "benchmark": data.name,
+        "hash": resolved.hash,
+        "train": {k: len(v) for k, v in data.train.items()},
+        "eval": {k: len(v) for k, v in data.eval.items()},
+        "not_computed": list(dict.fromkeys(not_computed(roles, data, suite))),
+        "parameters": size,
+        "memory_gib": _memory(size),
+        "minutes": _minutes(spec, data, size) if unlearned is None else None,
+        "origins": resolved.origins,
+    }
     return result | {"lines": list(_lines(result))}
 
 
@@ -89,8 +98,11 @@ def _minutes(spec: RunSpec, data: Bundle, size: int | None) -> float | None:
         return sum(20 + (len(r.prompt) + len(r.answer)) / CHARACTERS_PER_TOKEN for r in rows)
 
     forget, retain = tokens(data.train.get("forget", ())), tokens(data.train.get("retain", ()))
-    build = sum(getattr(spec, role).train.epochs * (retain + (forget if role == "target" else 0))
-                for role in ("target", "reference") if getattr(spec, role).kind == "train")
+    build = sum(
+        getattr(spec, role).train.epochs * (retain + (forget if role == "target" else 0))
+        for role in ("target", "reference")
+        if getattr(spec, role).kind == "train"
+    )
     rows = max(1, len(data.train.get("forget", ())))
     steps = spec.train.steps or math.ceil(spec.train.epochs * rows / min(spec.train.batch_size, rows))
     return round((build + steps * spec.train.batch_size * 2 * forget / rows) / rate / 60, 1)
@@ -102,6 +114,9 @@ def _lines(r: dict[str, Any]) -> Iterator[str]:
     yield "scored on: " + ", ".join(f"{k} {n}" for k, n in r["eval"].items())
     if r["parameters"]:
         yield f"{r['parameters'] / 1e6:.1f} M parameters; about {r['memory_gib']} GiB of memory at the peak"
-    yield "time: " + (f"about {r['minutes']} minutes of training on this CPU (a rough estimate, within a factor of two)" if r["minutes"]
-                      else "not estimated for this device, model or data")
+    yield "time: " + (
+        f"about {r['minutes']} minutes of training on this CPU (a rough estimate, within a factor of two)"
+        if r["minutes"]
+        else "not estimated for this device, model or data"
+    )
     yield from (f"not computed - {line}" for line in r["not_computed"])

@@ -24,26 +24,50 @@ def describe_component(name: str) -> dict[str, Any]:
             return _component(kind, name, registry.get(name))
     if name in suites.names():
         suite = suites.load(name)
-        return {"name": name, "kind": "suite", "file": f"efface/suites/{name}.yaml", "card": {"title": suite.about}, "settings": [],
-                "facts": suite.model_dump(mode="json", exclude={"name", "about"})}
+        return {
+            "name": name,
+            "kind": "suite",
+            "file": f"efface/suites/{name}.yaml",
+            "card": {"title": suite.about},
+            "settings": [],
+            "facts": suite.model_dump(mode="json", exclude={"name", "about"}),
+        }
     raise SpecError("show.unknown", f"Nothing is called {name!r}.", nearest(name, [*known, *suites.names()]))
 
 
 def _component(kind: str, name: str, item: Any) -> dict[str, Any]:
     code = item.function if kind == "metric" else item
     settings = describe(item.Settings) if hasattr(item, "Settings") else []
-    return {"name": name, "kind": kind, "file": _file(code), "card": item.card.to_json(), "settings": settings, "facts": _facts(kind, item)}
+    return {
+        "name": name,
+        "kind": kind,
+        "file": _file(code),
+        "card": item.card.to_json(),
+        "settings": settings,
+        "facts": _facts(kind, item),
+    }
 
 
 def _facts(kind: str, item: Any) -> dict[str, Any]:
     if kind == "metric":
-        return {"directions": dict(item.directions), "version": item.version,
-                "reads": [f"{n.kind} of {n.rows} ({n.role})" for n in item.needs]}
+        return {
+            "directions": dict(item.directions),
+            "version": item.version,
+            "reads": [f"{n.kind} of {n.rows} ({n.role})" for n in item.needs],
+        }
     if kind == "method":
         needs = item.needs
-        return {"aim": item.aim, "artifact": item.artifact, "families": list(item.families),
-                "needs": [n for n in ("retain", "base") if getattr(needs, n)] + [f"reference {n} of {', '.join(getattr(needs, n))}" for n in
-                                                                               ("nll", "logp", "top", "hidden") if getattr(needs, n)]}
+        return {
+            "aim": item.aim,
+            "artifact": item.artifact,
+            "families": list(item.families),
+            "needs": [n for n in ("retain", "base") if getattr(needs, n)]
+            + [
+                f"reference {n} of {', '.join(getattr(needs, n))}"
+                for n in ("nll", "logp", "top", "hidden")
+                if getattr(needs, n)
+            ],
+        }
     if kind == "attack":
         return {"threat": item.threat, "controls": list(item.controls), "families": list(item.families)}
     return {}

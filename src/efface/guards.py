@@ -31,5 +31,9 @@ class Instruction(Artifact):
 
 def _language(model: Any, kind: str) -> Any:
     if model.family != "causal_lm":
-        raise NeedsError("artifact.wrong-family", f"A {kind} belongs on a language model, not on a {model.family}.", "choose another kind of artifact.")
+        raise NeedsError(
+            "artifact.wrong-family",
+            f"A {kind} belongs on a language model, not on a {model.family}.",
+            "choose another kind of artifact.",
+        )
     return model

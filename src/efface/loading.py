@@ -19,4 +19,6 @@ def load_data(spec: RunSpec) -> tuple[Bundle, Any]:
         return request.bundle(), request.sealed()
     bundle = BENCHMARKS.get(spec.data.benchmark)(**spec.data.settings).load()
     source = DataRef(benchmark=spec.data.benchmark, settings=spec.data.settings, sha256=bundle.digest())
-    return bundle, ForgetRequest(id=f"{spec.data.benchmark}-{source.sha256[:12]}", modality=bundle.modality, forget=source)
+    return bundle, ForgetRequest(
+        id=f"{spec.data.benchmark}-{source.sha256[:12]}", modality=bundle.modality, forget=source
+    )

@@ -31,5 +31,8 @@ def merge_into(out: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 def leaves(layer: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted paths of everything in ``layer`` that is not a mapping itself."""
-    return [leaf for key, value in layer.items()
-            for leaf in (leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [f"{prefix}{key}"])]
+    return [
+        leaf
+        for key, value in layer.items()
+        for leaf in (leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [f"{prefix}{key}"])
+    ]

@@ -50,7 +50,10 @@ def audit(unlearned: Path, resolved: Resolved, progress: Progress = SILENT) -> P
     data, request, suite = refusing.refuse_early(spec)
     refusing.check_unlearned(unlearned, spec, data)
     with running(resolved, data, request, suite, "audit", progress) as run:
-        made = {role: build.made(role, spec, data, Made(unlearned, "folder", ""), progress) for role in ("target", "reference")}
+        made = {
+            role: build.made(role, spec, data, Made(unlearned, "folder", ""), progress)
+            for role in ("target", "reference")
+        }
         return _finish(run, made, lambda: open_unlearned(unlearned, made["target"], resolved), {})
 
 
@@ -79,12 +82,25 @@ def _unlearn(run: Run, method: Method, start: Made, target: Made) -> dict[str, A
 
     spec = run.resolved.spec
     before = target.open(spec.model)
-    context = Context(before.clone(), run.data.train["forget"], run.data.train.get("retain", ()), spec.train, spec.seed,
-                      base=lambda: start.open(spec.model), progress=run.progress, checkpoints=run.checkpoints, log=run.record.training_log("unlearn"))
+    context = Context(
+        before.clone(),
+        run.data.train["forget"],
+        run.data.train.get("retain", ()),
+        spec.train,
+        spec.seed,
+        base=lambda: start.open(spec.model),
+        progress=run.progress,
+        checkpoints=run.checkpoints,
+        log=run.record.training_log("unlearn"),
+    )
     started = time.perf_counter()
     method.apply(context)
-    training = {"method": method.name, "seconds": round(time.perf_counter() - started, 2), "history": run.record.history("unlearn"),
-                **context.notes.get("training", {})}
+    training = {
+        "method": method.name,
+        "seconds": round(time.perf_counter() - started, 2),
+        "history": run.record.history("unlearn"),
+        **context.notes.get("training", {}),
+    }
     artifact = artifact_of(method, before, context.adapter)
     training |= _moved(artifact, before, spec.method.name, context)
     write_json(run.folder / "training.json", training)
@@ -126,11 +142,15 @@ def _moved(artifact: Artifact, before: ModelAdapter, name: str, context: Any) ->
     share = moved / free
     warnings = []
     if share < 0.05 and context.train.select.mask == "none":
-        warnings.append(f"{name} changed only {share:.2%} of the weights it trained: updates vanish. Raise train.lr or train.steps.")
+        warnings.append(
+            f"{name} changed only {share:.2%} of the weights it trained: updates vanish. Raise train.lr or train.steps."
+        )
     return {"moved_share": share, "warnings": warnings}
 
 
-def _finish(run: Run, made: dict[str, Made | None], unlearned: Callable[[], ModelAdapter], training: dict[str, Any]) -> Path:
+def _finish(
+    run: Run, made: dict[str, Made | None], unlearned: Callable[[], ModelAdapter], training: dict[str, Any]
+) -> Path:
     """Audit, provenance, report, manifest."""
     spec = run.resolved.spec
     there = {role: m for role, m in made.items() if m}
@@ -139,9 +159,15 @@ def _finish(run: Run, made: dict[str, Made | None], unlearned: Callable[[], Mode
     with run.stage("record"):
         warnings = list(dict.fromkeys([*training.get("warnings", ()), *result.warnings]))
         write_json(run.folder / "training.json", training | {"stages": run.seconds, "warnings": warnings})
-        write_json(run.folder / "provenance.json", provenance.collect(
-            seeds={"run": spec.seed}, models={r: {"origin": m.origin, "key": m.key, "made": m.summary} for r, m in there.items()},
-            fingerprints=result.fingerprints, data={"name": run.data.name, "sha256": run.data.digest(), **run.data.facts}))
+        write_json(
+            run.folder / "provenance.json",
+            provenance.collect(
+                seeds={"run": spec.seed},
+                models={r: {"origin": m.origin, "key": m.key, "made": m.summary} for r, m in there.items()},
+                fingerprints=result.fingerprints,
+                data={"name": run.data.name, "sha256": run.data.digest(), **run.data.facts},
+            ),
+        )
     from efface.report import write_reports
 
     run.record.complete(lambda: write_reports(run.folder))

@@ -35,7 +35,9 @@ def method_for(spec: RunSpec, data: Bundle) -> Method:
     """The method with its settings; refuses what it can refuse without a model (missing forget or retain rows, ...)."""
     method = METHODS.get(spec.method.name)(**spec.method.settings)
     model: Any = _NotLoaded({"image": "classifier"}.get(data.modality, "causal_lm"))
-    context = Context(model, data.train.get("forget", ()), data.train.get("retain", ()), spec.train, spec.seed, base=lambda: model)
+    context = Context(
+        model, data.train.get("forget", ()), data.train.get("retain", ()), spec.train, spec.seed, base=lambda: model
+    )
     with suppress(_NeedsModel):  # what comes after that is looked at again when the model is there
         method.check(context)
     rule = spec.train.rule if spec.train.rule != "sum" else getattr(method, "update_rule", "sum")
@@ -62,7 +64,11 @@ def check_unlearned(folder: Path, spec: RunSpec, data: Bundle) -> None:
     if not is_artifact(folder):
         _check_folder(folder, data)
     elif spec.target.kind == "none":
-        raise NeedsError("audit.needs-target", f"{folder} holds an artifact, which needs its target.", "name the target with --target.")
+        raise NeedsError(
+            "audit.needs-target",
+            f"{folder} holds an artifact, which needs its target.",
+            "name the target with --target.",
+        )
 
 
 def is_artifact(folder: Path) -> bool:
@@ -72,8 +78,11 @@ def is_artifact(folder: Path) -> bool:
 
 def _check_suite(suite: Suite, spec: RunSpec, data: Bundle) -> None:
     if suite.modality != data.modality:
-        raise SpecError("suite.wrong-modality", f"Suite {suite.name} is about {suite.modality}, and {data.name} holds {data.modality}.",
-                        "set audit.suite to one that fits (`efface list suites`).")
+        raise SpecError(
+            "suite.wrong-modality",
+            f"Suite {suite.name} is about {suite.modality}, and {data.name} holds {data.modality}.",
+            "set audit.suite to one that fits (`efface list suites`).",
+        )
     for name in [*(m.name for m, _ in pairs(suite)), *suite.attack_metrics]:
         METRICS.get(name)
     for entry in suite.attacks:
@@ -81,26 +90,40 @@ def _check_suite(suite: Suite, spec: RunSpec, data: Bundle) -> None:
     labels = [entry.label or entry.name for entry in suite.attacks]
     for label in spec.audit.attacks or ():
         if label not in labels:
-            raise SpecError("suite.unknown-attack", f"Suite {suite.name} has no attack {label!r} (audit.attacks).", nearest(label, labels))
+            raise SpecError(
+                "suite.unknown-attack",
+                f"Suite {suite.name} has no attack {label!r} (audit.attacks).",
+                nearest(label, labels),
+            )
 
 
 def _check_sources(spec: RunSpec, data: Bundle) -> None:
     """Models that are there, and rows to train the others on."""
     folder = Path(spec.model.name).expanduser()
     if data.modality == "image" and spec.model.name != "cnn" and not folder.is_dir():
-        raise SpecError("spec.wrong-model", f"Benchmark {data.name} holds images, and model {spec.model.name!r} is none for images.",
-                        "set model.name to cnn, or to a folder with an image classifier.")
+        raise SpecError(
+            "spec.wrong-model",
+            f"Benchmark {data.name} holds images, and model {spec.model.name!r} is none for images.",
+            "set model.name to cnn, or to a folder with an image classifier.",
+        )
     if folder.is_dir():
         _check_folder(folder, data)
     for role in ("target", "reference"):
         source = getattr(spec, role)
         if source.kind == "folder":
             if not source.path:
-                raise SpecError("spec.no-path", f"{role}.kind is folder, but {role}.path is not set.", f"set {role}.path to the model's folder.")
+                raise SpecError(
+                    "spec.no-path",
+                    f"{role}.kind is folder, but {role}.path is not set.",
+                    f"set {role}.path to the model's folder.",
+                )
             _check_folder(Path(source.path).expanduser(), data)
     if spec.reference.kind == "train" and not len(data.train.get("retain", ())):
-        raise NeedsError("reference.needs-retain", "A reference model is trained on the retain rows, and there are none.",
-                         "add retain rows to the request, or set reference.kind to none (or to folder, with reference.path).")
+        raise NeedsError(
+            "reference.needs-retain",
+            "A reference model is trained on the retain rows, and there are none.",
+            "add retain rows to the request, or set reference.kind to none (or to folder, with reference.path).",
+        )
 
 
 def _check_folder(folder: Path, data: Bundle) -> None:

@@ -28,7 +28,9 @@ class Registry(Generic[T]):
     def register(self, name: str, item: T) -> T:
         """Add ``item``; a name can be taken only once."""
         if name in self._items and self._items[name] is not item:
-            raise SpecError("registry.duplicate", f"{self.kind} {name!r} is registered twice.", "give one of them another name.")
+            raise SpecError(
+                "registry.duplicate", f"{self.kind} {name!r} is registered twice.", "give one of them another name."
+            )
         self._items[name] = item
         return item
 
@@ -40,7 +42,9 @@ class Registry(Generic[T]):
         """The component called ``name``; an unknown name is an error that names the nearest one."""
         self._load()
         if name not in self._items:
-            raise SpecError(f"registry.unknown-{self.kind}", f"There is no {self.kind} called {name!r}.", nearest(name, self._items))
+            raise SpecError(
+                f"registry.unknown-{self.kind}", f"There is no {self.kind} called {name!r}.", nearest(name, self._items)
+            )
         return self._items[name]
 
     def names(self) -> list[str]:

@@ -52,44 +52,64 @@ class ForgetRequest(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.forget is None and not self.entities:
-            raise DataError("request.nothing-to-forget", f"request {self.id}: neither forget nor entities is set.",
-                            "name a file, a benchmark or entities.")
+            raise DataError(
+                "request.nothing-to-forget",
+                f"request {self.id}: neither forget nor entities is set.",
+                "name a file, a benchmark or entities.",
+            )
         if self.forget is not None and self.entities:
-            raise DataError("request.two-targets", f"request {self.id}: both forget and entities are set.",
-                            "keep one.")
+            raise DataError("request.two-targets", f"request {self.id}: both forget and entities are set.", "keep one.")
         self._check_entities()
         self._check_sources()
         if self.received and self.due and self.due < self.received:
-            raise DataError("request.due-before-received",
-                            f"request {self.id}: due {self.due} is before received {self.received}.",
-                            "correct the dates.")
+            raise DataError(
+                "request.due-before-received",
+                f"request {self.id}: due {self.due} is before received {self.received}.",
+                "correct the dates.",
+            )
         return self
 
     def _check_entities(self) -> None:
         if self.entities and (self.data is None or not self.data.path):
-            raise DataError("request.entities-need-data", f"request {self.id}: entities are chosen from the rows of a "
-                            "file, and data names none.", "set data to a file with an entity column.")
+            raise DataError(
+                "request.entities-need-data",
+                f"request {self.id}: entities are chosen from the rows of a file, and data names none.",
+                "set data to a file with an entity column.",
+            )
         if self.entities and self.retain is not None:
-            raise DataError("request.two-retain-sets", f"request {self.id}: with entities, the rest of data is kept; "
-                            "retain names another set.", "remove retain.")
+            raise DataError(
+                "request.two-retain-sets",
+                f"request {self.id}: with entities, the rest of data is kept; retain names another set.",
+                "remove retain.",
+            )
         twice = [name for i, name in enumerate(self.entities) if name in self.entities[:i]]
         if twice:
-            raise DataError("request.duplicate-entity", f"request {self.id}: {twice[0]!r} is named twice.",
-                            "name it once.")
+            raise DataError(
+                "request.duplicate-entity", f"request {self.id}: {twice[0]!r} is named twice.", "name it once."
+            )
 
     def _check_sources(self) -> None:
         named = {name: ref for name in REFERENCES if (ref := getattr(self, name)) is not None}
         if self.forget is not None and self.forget.benchmark and len(named) > 1:
             other = next(name for name in named if name != "forget")
-            raise DataError("request.mixed-sources", f"request {self.id}: benchmark {self.forget.benchmark} brings its "
-                            f"own sets, and {other} names another.", f"remove {other}.")
+            raise DataError(
+                "request.mixed-sources",
+                f"request {self.id}: benchmark {self.forget.benchmark} brings its own sets, and {other} names another.",
+                f"remove {other}.",
+            )
         for name, ref in named.items():
             if name != "forget" and ref.benchmark:
-                raise DataError("request.mixed-sources", f"request {self.id}: {name} must be a file, not a benchmark.",
-                                "name the benchmark as forget alone, or use files.")
+                raise DataError(
+                    "request.mixed-sources",
+                    f"request {self.id}: {name} must be a file, not a benchmark.",
+                    "name the benchmark as forget alone, or use files.",
+                )
             if self.modality == "image" and ref.path:
-                raise DataError("request.image-files", f"request {self.id}: {name} is a file; files hold text rows.",
-                                "name a benchmark of images.")
+                raise DataError(
+                    "request.image-files",
+                    f"request {self.id}: {name} is a file; files hold text rows.",
+                    "name a benchmark of images.",
+                )
 
     @classmethod
     def from_json(cls, values: dict[str, Any], where: str = "request") -> Self:
@@ -108,8 +128,9 @@ class ForgetRequest(Settings):
             values = json.loads(file.read_bytes())
         except (ValueError, RecursionError) as error:
             line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-            raise DataError("request.malformed", f"{file}{line}: not a JSON file in UTF-8.",
-                            "correct the file.") from None
+            raise DataError(
+                "request.malformed", f"{file}{line}: not a JSON file in UTF-8.", "correct the file."
+            ) from None
         if not isinstance(values, dict):
             raise DataError("request.malformed", f"{file}: holds no JSON object.", "see the docs for an example.")
         request = cls.from_json(values)
@@ -168,8 +189,11 @@ class ForgetRequest(Settings):
     def _benchmark_bundle(self, ref: DataRef) -> Bundle:
         kind = BENCHMARKS.get(ref.benchmark)
         if kind.modality != self.modality:
-            raise DataError("request.wrong-modality", f"request {self.id} is about {self.modality}, benchmark "
-                            f"{ref.benchmark} holds {kind.modality}.", f"set modality to {kind.modality}.")
+            raise DataError(
+                "request.wrong-modality",
+                f"request {self.id} is about {self.modality}, benchmark {ref.benchmark} holds {kind.modality}.",
+                f"set modality to {kind.modality}.",
+            )
         bundle = kind(**ref.settings).load()
         if ref.sha256:
             self._check_hash("forget", ref.sha256, bundle.digest())
@@ -179,12 +203,18 @@ class ForgetRequest(Settings):
         known = {row.entity for row in data if row.entity}
         for name in self.entities:
             if name not in known:
-                raise DataError("request.unknown-entity", f"request {self.id}: no row of data belongs to {name!r}.",
-                                nearest(name, difflib.get_close_matches(name, known)))
+                raise DataError(
+                    "request.unknown-entity",
+                    f"request {self.id}: no row of data belongs to {name!r}.",
+                    nearest(name, difflib.get_close_matches(name, known)),
+                )
         return tuple(row for row in data if row.entity in self.entities)
 
     def _check_hash(self, name: str, wanted: str, found: str) -> None:
         if wanted != found:
-            raise DataError("request.hash-mismatch", f"request {self.id}: the content of {name} changed (hash "
-                            f"{found[:12]}, the request says {wanted[:12]}).",
-                            "restore the data, or make a new request for the new data.")
+            raise DataError(
+                "request.hash-mismatch",
+                f"request {self.id}: the content of {name} changed (hash "
+                f"{found[:12]}, the request says {wanted[:12]}).",
+                "restore the data, or make a new request for the new data.",
+            )

@@ -53,7 +53,9 @@ class Run:
 
 
 @contextmanager
-def running(resolved: Resolved, data: Bundle, request: ForgetRequest, suite: Suite, name: str, progress: Progress) -> Iterator[Run]:
+def running(
+    resolved: Resolved, data: Bundle, request: ForgetRequest, suite: Suite, name: str, progress: Progress
+) -> Iterator[Run]:
     """The unfinished run of the same spec and request, or a new one; no other process can have it meanwhile.
 
     When the user has to fix something (an ``EffaceError`` with exit code 1) before anything was unlearned, a new run

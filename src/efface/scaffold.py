@@ -105,8 +105,13 @@ class {cls}(Attack):
     def _prefixed(self, name: str, rows: Rows) -> Rows:
         return [replace(r, prompt=self.settings.prefix + r.prompt) for r in rows]
 '''
-TEMPLATES = {"spec": ("{name}.yaml", SPEC), "request": ("{name}.json", REQUEST), "method": ("{name}.py", METHOD),
-             "metric": ("{name}.py", METRIC), "attack": ("{name}.py", ATTACK)}
+TEMPLATES = {
+    "spec": ("{name}.yaml", SPEC),
+    "request": ("{name}.json", REQUEST),
+    "method": ("{name}.py", METHOD),
+    "metric": ("{name}.py", METRIC),
+    "attack": ("{name}.py", ATTACK),
+}
 
 
 def scaffold(kind: str, name: str, folder: Path, *, write: bool) -> list[Path]:
@@ -114,12 +119,19 @@ def scaffold(kind: str, name: str, folder: Path, *, write: bool) -> list[Path]:
     if kind not in TEMPLATES:
         raise SpecError("new.unknown-kind", f"There is nothing to start for {kind!r}.", nearest(kind, TEMPLATES))
     if not name.isidentifier() or keyword.iskeyword(name):
-        raise SpecError("new.bad-name", f"{name!r} cannot name a component.", "use letters, digits and underscores, for example my_method.")
+        raise SpecError(
+            "new.bad-name",
+            f"{name!r} cannot name a component.",
+            "use letters, digits and underscores, for example my_method.",
+        )
     pattern, template = TEMPLATES[kind]
     path = folder / pattern.format(name=name)
     if path.exists():
         raise SpecError("new.exists", f"{path} exists already.", "choose another name or folder.")
     if write:
         words = name.split("_")
-        write_text(path, template.format(name=name, title=" ".join(words).capitalize(), cls="".join(w.capitalize() for w in words)))
+        write_text(
+            path,
+            template.format(name=name, title=" ".join(words).capitalize(), cls="".join(w.capitalize() for w in words)),
+        )
     return [path]

@@ -26,7 +26,9 @@ def describe(model: type[BaseModel]) -> list[dict[str, Any]]:
     for name, field in model.model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         default = field.get_default(call_default_factory=True)
-        rows.append({"name": name, "default": default, "help": field.description or "", "source": extra.get("source", "")})
+        rows.append(
+            {"name": name, "default": default, "help": field.description or "", "source": extra.get("source", "")}
+        )
     return rows
 
 
@@ -39,9 +41,14 @@ def parse(model: type[BaseModel], values: dict[str, Any], where: str) -> Any:
         path = ".".join(str(part) for part in (where, *first["loc"]) if str(part))
         if first["type"] == "extra_forbidden":
             known = _siblings(model, first["loc"])
-            raise SpecError("spec.unknown-setting", f"{path} is not a setting.", nearest(str(first["loc"][-1]), known)) from None
-        raise SpecError("spec.bad-value", f"{path}: {first['msg']} (got {first.get('input')!r}).",
-                        f"see `efface show` for the settings of {where or model.__name__}.") from None
+            raise SpecError(
+                "spec.unknown-setting", f"{path} is not a setting.", nearest(str(first["loc"][-1]), known)
+            ) from None
+        raise SpecError(
+            "spec.bad-value",
+            f"{path}: {first['msg']} (got {first.get('input')!r}).",
+            f"see `efface show` for the settings of {where or model.__name__}.",
+        ) from None
 
 
 def _siblings(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

@@ -55,7 +55,9 @@ class DataSpec(Settings):
 class SourceSpec(Settings):
     """How the target or the reference comes about."""
 
-    kind: Literal["train", "folder", "none"] = setting("train", "train: fine-tune the base model on the benchmark's rows; folder: yours; none: there is none")
+    kind: Literal["train", "folder", "none"] = setting(
+        "train", "train: fine-tune the base model on the benchmark's rows; folder: yours; none: there is none"
+    )
     path: str | None = setting(None, "folder of the model (kind: folder)")
     train: TrainSettings = setting(TrainSettings(), "training settings (kind: train)")
     seed: int | None = setting(None, "seed of its training (none: the run's seed)")
@@ -71,7 +73,9 @@ class MethodSpec(Settings):
 class AuditSpec(Settings):
     """What is measured."""
 
-    suite: str = setting("people", "suite (`efface list suites`) or a YAML file; the one made for the rows where none is named")
+    suite: str = setting(
+        "people", "suite (`efface list suites`) or a YAML file; the one made for the rows where none is named"
+    )
     attacks: tuple[str, ...] | None = setting(None, "only these attacks of the suite (none: all of them)")
     threat: Literal["black-box", "grey-box", "white-box"] = setting("white-box", "strongest attacker considered")
     max_new_tokens: int | None = setting(None, "longest greedy answer in tokens (none: what the suite says)", ge=1)
@@ -120,8 +124,11 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Resolved:
     model = _text(given, "model", "name", "tiny")
     method = _text(given, "method", "name", "npo")
     benchmark = _text(given, "data", "benchmark", "people")
-    recipes = [(f"recipe {name}/{section}", values) for name, (section, values)
-               in ((n, recipe(n, model, benchmark)) for n in ("models", method)) if values]
+    recipes = [
+        (f"recipe {name}/{section}", values)
+        for name, (section, values) in ((n, recipe(n, model, benchmark)) for n in ("models", method))
+        if values
+    ]
     layers = (*recipes, *_fitting_suite(given, benchmark), *layers)
     spec: RunSpec = parse(RunSpec, merge(layers), "")
     origins = {path: origin for origin, layer in layers for path in leaves(layer)}
@@ -137,13 +144,19 @@ def _fitting_suite(given: Mapping[str, Any], benchmark: str) -> list[tuple[str, 
 def load(path: Path) -> dict[str, Any]:
     """A spec file (YAML), as plain values. Also reads the ``spec.yaml`` of a run directory."""
     if not path.is_file():
-        raise SpecError("spec.missing-file", f"There is no spec file {path}.", "check the path, or start from `efface new spec`.")
+        raise SpecError(
+            "spec.missing-file", f"There is no spec file {path}.", "check the path, or start from `efface new spec`."
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError("spec.bad-yaml", f"{path} is not readable YAML: {str(error).splitlines()[0]}.", "fix the line named above.") from None
+        raise SpecError(
+            "spec.bad-yaml", f"{path} is not readable YAML: {str(error).splitlines()[0]}.", "fix the line named above."
+        ) from None
     if not isinstance(values, dict):
-        raise SpecError("spec.bad-yaml", f"{path} does not hold a mapping.", "write keys such as `method:` at the top level.")
+        raise SpecError(
+            "spec.bad-yaml", f"{path} does not hold a mapping.", "write keys such as `method:` at the top level."
+        )
     return values["spec"] if set(values) == {"spec", "origins", "hash"} else values
 
 
@@ -159,7 +172,11 @@ def overrides(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         path, equals, text = pair.partition("=")
         if not equals or not path.strip():
-            raise SpecError("spec.bad-set", f"--set {pair!r} is not of the form path=value.", "write for example --set train.lr=1e-4.")
+            raise SpecError(
+                "spec.bad-set",
+                f"--set {pair!r} is not of the form path=value.",
+                "write for example --set train.lr=1e-4.",
+            )
         keys = path.strip().split(".")
         if keys[0] in ("method", "data") and len(keys) == 2 and keys[1] not in ("name", "settings", "benchmark"):
             keys.insert(1, "settings")
@@ -174,7 +191,11 @@ def _value(text: str, pair: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise SpecError("spec.bad-set", f"--set {pair!r}: the value is not readable YAML.", "put it in quotes, e.g. --set 'a.b=\"text\"'.") from None
+        raise SpecError(
+            "spec.bad-set",
+            f"--set {pair!r}: the value is not readable YAML.",
+            "put it in quotes, e.g. --set 'a.b=\"text\"'.",
+        ) from None
 
 
 def _text(values: Mapping[str, Any], *path: Any) -> str:

@@ -10,16 +10,45 @@ from pathlib import Path
 
 import pytest
 
-SMALL = ["--set", "model.tiny.width=64", "--set", "model.tiny.layers=2", "--set", "model.tiny.ff=128", "--set", "model.tiny.heads=2", "--set", "data.people=8",
-         "--set", "target.train.epochs=22", "--set", "reference.train.epochs=22", "--set", "target.train.lr=6e-3", "--set", "reference.train.lr=6e-3",
-         "--set", "train.steps=12", "--set", "audit.resamples=100"]
+SMALL = [
+    "--set",
+    "model.tiny.width=64",
+    "--set",
+    "model.tiny.layers=2",
+    "--set",
+    "model.tiny.ff=128",
+    "--set",
+    "model.tiny.heads=2",
+    "--set",
+    "data.people=8",
+    "--set",
+    "target.train.epochs=22",
+    "--set",
+    "reference.train.epochs=22",
+    "--set",
+    "target.train.lr=6e-3",
+    "--set",
+    "reference.train.lr=6e-3",
+    "--set",
+    "train.steps=12",
+    "--set",
+    "audit.resamples=100",
+]
 
 
 def efface(*words: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    path = os.pathsep.join([str(Path(__file__).resolve().parents[2] / "src"), *filter(None, [os.environ.get("PYTHONPATH", "")])])
-    return subprocess.run([sys.executable, "-m", "efface", *words], cwd=cwd, capture_output=True, text=True, timeout=400,
-                          env=os.environ | {"PYTHONPATH": path} | env)
+    path = os.pathsep.join(
+        [str(Path(__file__).resolve().parents[2] / "src"), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "efface", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=os.environ | {"PYTHONPATH": path} | env,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]):
     """The command line in this process: words -> (exit code, stdout, stderr)."""
+
     def call(*words: str) -> tuple[int, str, str]:
         from efface.cli.main import main
 
@@ -41,4 +71,5 @@ def cli(capsys: pytest.CaptureFixture[str]):
         code = main(list(words))
         told = capsys.readouterr()
         return code, told.out, told.err
+
     return call

@@ -18,11 +18,29 @@ def test_demo_says_what_was_found(run: Path) -> None:
     scores = {(s["role"], s["name"], s["rows"]): s for s in json.loads((run / "scores.json").read_text())["scores"]}
     assert scores["target", "rouge", "forget"]["value"] >= 0.9
     # twelve of the recipe's forty steps: on the way, and clearly so
-    assert scores["unlearned", "probability", "forget"]["value"] < scores["target", "probability", "forget"]["value"] - 0.1
-    assert scores["unlearned", "probability", "forget"]["target"] == scores["reference", "probability", "forget"]["value"]
+    assert (
+        scores["unlearned", "probability", "forget"]["value"] < scores["target", "probability", "forget"]["value"] - 0.1
+    )
+    assert (
+        scores["unlearned", "probability", "forget"]["target"] == scores["reference", "probability", "forget"]["value"]
+    )
     names = {p.name for p in run.iterdir()}
-    assert {"spec.yaml", "request.json", "provenance.json", "status.json", "events.jsonl", "model", "samples", "tables", "scores.json", "attacks",
-            "conclusion.json", "report.html", "report.md", "manifest.json"} <= names
+    assert {
+        "spec.yaml",
+        "request.json",
+        "provenance.json",
+        "status.json",
+        "events.jsonl",
+        "model",
+        "samples",
+        "tables",
+        "scores.json",
+        "attacks",
+        "conclusion.json",
+        "report.html",
+        "report.md",
+        "manifest.json",
+    } <= names
     assert {p.name for p in (run / "attacks").iterdir()} == {"round_weights", "relearn_in_domain", "relearn_benign"}
 
 
@@ -52,7 +70,11 @@ def test_verify_report_compare(run: Path, cli) -> None:
     code, out, _ = cli("report", str(run), "--format", "md")
     assert code == 0 and "does not" in out.lower()
     code, out, _ = cli("report", str(run), "--format", "html")
-    assert code == 0 and out.lstrip().lower().startswith("<!doctype html") and "http://" not in out.replace("http://www.w3.org", "")
+    assert (
+        code == 0
+        and out.lstrip().lower().startswith("<!doctype html")
+        and "http://" not in out.replace("http://www.w3.org", "")
+    )
     assert cli("report", str(run), "--format", "json", "--json")[0] == 0
     code, out, _ = cli("compare", str(run), str(run), "--json")
     assert code == 0 and json.loads(out)
@@ -86,7 +108,11 @@ def test_check_and_dry_run_write_nothing(cli, tmp_path: Path) -> None:
     code, out, _ = cli("check", "--model", "tiny", "--json", *SMALL)
     plan = json.loads(out)
     assert code == 0 and plan["train"]["forget"] > 0 and plan["memory_gib"] and plan["minutes"] is not None
-    for verb in (["demo", "--model", "tiny"], ["unlearn", "--model", "tiny"], ["bench", "methods", "--methods", "npo,idk", "--model", "tiny"]):
+    for verb in (
+        ["demo", "--model", "tiny"],
+        ["unlearn", "--model", "tiny"],
+        ["bench", "methods", "--methods", "npo,idk", "--model", "tiny"],
+    ):
         assert cli(*verb, "--dry-run", "--out", str(tmp_path / "out"), *SMALL)[0] == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -94,7 +120,11 @@ def test_check_and_dry_run_write_nothing(cli, tmp_path: Path) -> None:
 def test_check_says_early_what_will_not_be_computed(cli) -> None:
     code, out, _ = cli("check", "--model", "tiny", "--set", "reference.kind=none", "--json")
     told = json.loads(out)["not_computed"]
-    assert code == 0 and any(t.startswith("forget_quality") for t in told) and any(t.startswith("attack relearn") for t in told)
+    assert (
+        code == 0
+        and any(t.startswith("forget_quality") for t in told)
+        and any(t.startswith("attack relearn") for t in told)
+    )
 
 
 def test_audit_of_folders_exits_3_when_knowledge_is_there(run: Path, cli, tmp_path: Path) -> None:
@@ -106,28 +136,81 @@ def test_audit_of_folders_exits_3_when_knowledge_is_there(run: Path, cli, tmp_pa
     spec = parse_spec(load(run / "spec.yaml"))
     data, _ = load_data(spec)
     models = {role: made(role, spec, data, base(spec, data)).folder for role in ("target", "reference")}
-    plain = ["--benchmark", "people", "--suite", "people", "--set", "data.people=8", "--set", "data.world_facts=false", "--set", "data.everyday=false",
-             "--set", "audit.attacks=[round_weights]", "--set", "audit.resamples=100", "--json", "--out", str(tmp_path)]
-    code, out, err = cli("audit", str(models["target"]), "--target", str(models["target"]), "--reference", str(models["reference"]), *plain)
+    plain = [
+        "--benchmark",
+        "people",
+        "--suite",
+        "people",
+        "--set",
+        "data.people=8",
+        "--set",
+        "data.world_facts=false",
+        "--set",
+        "data.everyday=false",
+        "--set",
+        "audit.attacks=[round_weights]",
+        "--set",
+        "audit.resamples=100",
+        "--json",
+        "--out",
+        str(tmp_path),
+    ]
+    code, out, err = cli(
+        "audit",
+        str(models["target"]),
+        "--target",
+        str(models["target"]),
+        "--reference",
+        str(models["reference"]),
+        *plain,
+    )
     assert code == 3, err
     assert json.loads(out)["conclusion"]["label"] == "retained"
     code, out, err = cli("audit", str(run / "model"), "--target", str(models["target"]), *plain)
     assert code == 0 and json.loads(out)["conclusion"]["label"] == "inconclusive", err
-    quality = [s for s in json.loads((Path(json.loads(out)["run"]) / "scores.json").read_text())["scores"] if s["name"] == "forget_quality"]
+    quality = [
+        s
+        for s in json.loads((Path(json.loads(out)["run"]) / "scores.json").read_text())["scores"]
+        if s["name"] == "forget_quality"
+    ]
     assert quality[0]["value"] is None and "reference" in quality[0]["reason"]
 
 
 def test_unlearn_from_a_spec_file(cli, tmp_path: Path) -> None:
     assert cli("new", "spec", "mine", "--folder", str(tmp_path))[0] == 0
-    code, out, err = cli("unlearn", str(tmp_path / "mine.yaml"), "--json", "--out", str(tmp_path / "runs"),
-                         *[w if w != "train.steps=12" else "train.steps=4" for w in SMALL], "--set", "audit.attacks=[round_weights]")
+    code, out, err = cli(
+        "unlearn",
+        str(tmp_path / "mine.yaml"),
+        "--json",
+        "--out",
+        str(tmp_path / "runs"),
+        *[w if w != "train.steps=12" else "train.steps=4" for w in SMALL],
+        "--set",
+        "audit.attacks=[round_weights]",
+    )
     assert code == 0, err
     assert json.loads(out)["scores"]
 
 
 def test_bench_writes_a_leaderboard_and_takes_finished_runs(cli, tmp_path: Path) -> None:
-    words = ["bench", "methods", "--methods", "npo,task_vector", "--model", "tiny", "--suite", "people", "--board", str(tmp_path / "board"), "--out",
-             str(tmp_path / "runs"), *[w if w != "train.steps=12" else "train.steps=3" for w in SMALL], "--set", "audit.attacks=[round_weights]", "--json"]
+    words = [
+        "bench",
+        "methods",
+        "--methods",
+        "npo,task_vector",
+        "--model",
+        "tiny",
+        "--suite",
+        "people",
+        "--board",
+        str(tmp_path / "board"),
+        "--out",
+        str(tmp_path / "runs"),
+        *[w if w != "train.steps=12" else "train.steps=3" for w in SMALL],
+        "--set",
+        "audit.attacks=[round_weights]",
+        "--json",
+    ]
     code, out, err = cli(*words)
     assert code == 0, err
     before = sorted(p.name for p in (tmp_path / "runs").iterdir())
@@ -171,10 +254,16 @@ def test_doctor(cli) -> None:
 def test_import_is_instant() -> None:
     """``import efface`` loads no torch and takes under 0.3 s of CPU time; ``--help`` loads no torch either."""
     code = "import time; s = time.process_time(); import efface; t = time.process_time() - s; import sys; print(t, 'torch' in sys.modules, 'numpy' in sys.modules)"
-    took, torch, numpy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout.split()
+    took, torch, numpy = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    ).stdout.split()
     assert float(took) < 0.3 and (torch, numpy) == ("False", "False")
     code = "import sys; from efface.cli.main import main; main(['--help']); print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout.strip().endswith("False")
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        .stdout.strip()
+        .endswith("False")
+    )
 
 
 def test_usage_errors_exit_1_without_a_traceback() -> None:

@@ -15,12 +15,30 @@ import pytest
 
 from tests.cli.conftest import SMALL
 
-WORDS = ["unlearn", "--model", "tiny", "--suite", "people", *SMALL, "--set", "audit.attacks=[relearn_in_domain]", "--set", "train.checkpoint_every=2", "--json"]
+WORDS = [
+    "unlearn",
+    "--model",
+    "tiny",
+    "--suite",
+    "people",
+    *SMALL,
+    "--set",
+    "audit.attacks=[relearn_in_domain]",
+    "--set",
+    "train.checkpoint_every=2",
+    "--json",
+]
 
 
 def start(folder: Path, cache: Path) -> subprocess.Popen:
     env = os.environ | {"EFFACE_CACHE": str(cache), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    return subprocess.Popen([sys.executable, "-m", "efface", *WORDS, "--out", str(folder)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "efface", *WORDS, "--out", str(folder)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def result(done: subprocess.Popen) -> tuple[str, str]:
@@ -46,7 +64,9 @@ def wait_for(folder: Path, text: str, count: int) -> None:
     raise AssertionError(f"never saw {text}")
 
 
-@pytest.mark.parametrize(("text", "count"), [('"stage": "target"', 20), ('"stage": "unlearn", "event": "step"', 5), ('"stage": "audit"', 1)])
+@pytest.mark.parametrize(
+    ("text", "count"), [('"stage": "target"', 20), ('"stage": "unlearn", "event": "step"', 5), ('"stage": "audit"', 1)]
+)
 def test_killed_runs_go_on_to_the_same_bits(text: str, count: int, whole, tmp_path: Path) -> None:
     first = start(tmp_path / "runs", tmp_path / "cache")
     wait_for(tmp_path / "runs", text, count)

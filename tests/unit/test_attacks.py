@@ -29,7 +29,9 @@ def test_groups_and_rows_have_their_own_step() -> None:
 
 def test_short_last_group_keeps_its_shape() -> None:
     w = torch.randn(3, 70)
-    assert round_tensor(w, 8, 64).shape == w.shape and torch.equal(round_tensor(w, 8, 64)[:, 64:], round_tensor(w[:, 64:], 8, 0))
+    assert round_tensor(w, 8, 64).shape == w.shape and torch.equal(
+        round_tensor(w, 8, 64)[:, 64:], round_tensor(w[:, 64:], 8, 0)
+    )
 
 
 def test_embeddings_and_norms_are_not_rounded() -> None:
@@ -41,12 +43,14 @@ def test_embeddings_and_norms_are_not_rounded() -> None:
 def test_rounding_starts_from_the_same_weights_each_time() -> None:
     """3 bits after 8 bits equals 3 bits alone, and few bits cost more than many."""
     b = bench("causal_lm")
+
     def weights(bits):
         context = AttackContext(b.model("target"), b.data)
         out = []
         for point in RoundWeights(bits=bits).points(context):
             out.append((digest(point.adapter), mean_log_prob(point.adapter, list(b.data.eval["forget"]))))
         return out
+
     both, alone = weights((8, 3)), weights((3,))
     assert both[1] == alone[0] and both[0][1] > both[1][1]
 
@@ -70,7 +74,11 @@ def test_benign_rows_name_nobody_forgotten() -> None:
 
 def test_overlap_finds_answers_and_questions() -> None:
     tested = [Row("t", "He was born in Oslo.", "Where was he born?")]
-    rows = [Row("a", "Yes: he was born in OSLO!", "What do you know?"), Row("b", "x", "Where was he born?"), Row("c", "He lives in Rome.", "Where?")]
+    rows = [
+        Row("a", "Yes: he was born in OSLO!", "What do you know?"),
+        Row("b", "x", "Where was he born?"),
+        Row("c", "He lives in Rome.", "Where?"),
+    ]
     assert overlap(rows, tested) == ["a", "b"]
 
 
@@ -80,5 +88,12 @@ def test_relearning_brings_back_what_it_trains_on() -> None:
     attack = Relearn(data="in_domain", steps=(2, 16))
     start = b.model("reference")
     before, rows = digest(start), attack._rows(b.data)
-    points = [(p.budget["steps"], mean_log_prob(p.adapter, rows)) for p in attack.points(AttackContext(start.clone(), b.data, built_with=b.spec.target.train))]
-    assert [s for s, _ in points] == [2, 16] and points[1][1] > mean_log_prob(start, rows) + 0.5 and digest(start) == before
+    points = [
+        (p.budget["steps"], mean_log_prob(p.adapter, rows))
+        for p in attack.points(AttackContext(start.clone(), b.data, built_with=b.spec.target.train))
+    ]
+    assert (
+        [s for s, _ in points] == [2, 16]
+        and points[1][1] > mean_log_prob(start, rows) + 0.5
+        and digest(start) == before
+    )

@@ -36,8 +36,12 @@ publish(Path(sys.argv[1]), build)
 
 def start(folder: Path, log: Path, seconds: float) -> subprocess.Popen[str]:
     source = Path(cachedir.__file__).parents[2]
-    return subprocess.Popen([sys.executable, "-c", BUILD, str(folder), str(log), str(seconds)], stdout=subprocess.PIPE,
-                            text=True, env={**os.environ, "PYTHONPATH": str(source)})
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(folder), str(log), str(seconds)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(source)},
+    )
 
 
 def names(folder: Path) -> list[str]:
@@ -108,8 +112,9 @@ def test_a_folder_appears_in_one_step(tmp_path, monkeypatch):
     assert seen == [(["a", "b"], False)] and names(tmp_path / "x") == ["a", "b"]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"),
-                                   RuntimeError("No space left on device (os error 28)")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), RuntimeError("No space left on device (os error 28)")]
+)
 def test_a_full_disk_has_its_own_error(tmp_path, error):
     def build(folder: Path) -> None:
         (folder / "half").write_text("1")

@@ -11,23 +11,45 @@ from efface.metrics.base import Score
 
 
 def found(kind: str, name: str, flag: bool, p: float | None = None, share: float = 0.5, low: float = 0.49) -> Finding:
-    return Finding(kind, name, f"{name} says so.", flag, p, share, {"value": share, "low": low, "high": share + 0.01, "unit": "entities"})
+    return Finding(
+        kind,
+        name,
+        f"{name} says so.",
+        flag,
+        p,
+        share,
+        {"value": share, "low": low, "high": share + 0.01, "unit": "entities"},
+    )
 
 
-CLEAN = [found("residue", "probability", False, share=0.02, low=-0.02), found("utility", "probability.retain", False, share=0.01),
-         found("recovery", "relearn", False, 0.6, share=0.01)]
+CLEAN = [
+    found("residue", "probability", False, share=0.02, low=-0.02),
+    found("utility", "probability.retain", False, share=0.01),
+    found("recovery", "relearn", False, 0.6, share=0.01),
+]
 
 
-@pytest.mark.parametrize(("change", "reference", "label"), [
-    ([], True, "erased"),
-    ([], False, "inconclusive"),
-    ([found("utility", "probability.retain", True, share=0.9)], True, "collapsed"),
-    ([found("residue", "rouge", True)], True, "retained"),
-    ([found("recovery", "round", True, 0.001)], True, "concealed"),
-    ([found("utility", "probability.retain", True), found("residue", "rouge", True), found("recovery", "round", True, 0.001)], True, "collapsed"),
-    ([found("residue", "rouge", True), found("recovery", "round", True, 0.001)], True, "retained"),
-    ([found("utility", "probability.neighbour", True)], True, "erased"),
-])
+@pytest.mark.parametrize(
+    ("change", "reference", "label"),
+    [
+        ([], True, "erased"),
+        ([], False, "inconclusive"),
+        ([found("utility", "probability.retain", True, share=0.9)], True, "collapsed"),
+        ([found("residue", "rouge", True)], True, "retained"),
+        ([found("recovery", "round", True, 0.001)], True, "concealed"),
+        (
+            [
+                found("utility", "probability.retain", True),
+                found("residue", "rouge", True),
+                found("recovery", "round", True, 0.001),
+            ],
+            True,
+            "collapsed",
+        ),
+        ([found("residue", "rouge", True), found("recovery", "round", True, 0.001)], True, "retained"),
+        ([found("utility", "probability.neighbour", True)], True, "erased"),
+    ],
+)
 def test_rules(change, reference, label) -> None:
     assert conclude([*CLEAN, *change], has_reference=reference, n=40, not_tested=()).label == label
 
@@ -53,7 +75,9 @@ def test_holm_over_attacks() -> None:
 
 def test_never_promises() -> None:
     for extra in ([], [found("residue", "rouge", True)]):
-        text = str(conclude([*CLEAN, *extra], has_reference=True, n=40, not_tested=("x was not asked for.",)).to_json()).lower()
+        text = str(
+            conclude([*CLEAN, *extra], has_reference=True, n=40, not_tested=("x was not asked for.",)).to_json()
+        ).lower()
         assert "compliant" not in text and "certified" not in text and "x was not asked for." in text
 
 
@@ -72,7 +96,9 @@ def test_residue_by_hand() -> None:
 
 
 def test_utility_by_hand() -> None:
-    (half,) = utility([score("rouge", "retain", [0.4] * 4)], [score("rouge", "retain", [1.0] * 4)], ["retain"], ["rouge"])
+    (half,) = utility(
+        [score("rouge", "retain", [0.4] * 4)], [score("rouge", "retain", [1.0] * 4)], ["retain"], ["rouge"]
+    )
     assert half.flag and half.share == pytest.approx(0.6)
 
 
@@ -82,8 +108,15 @@ def test_difference_needs_common_rows() -> None:
 
 
 def curve(role: str, values: list[list[float]]) -> Curve:
-    points = [{"budget": {"bits": k}, "supplied": {}, "seconds": 0.0, "scores": [score("probability", "forget", v).to_json(rows=True)]}
-              for k, v in enumerate(values)]
+    points = [
+        {
+            "budget": {"bits": k},
+            "supplied": {},
+            "seconds": 0.0,
+            "scores": [score("probability", "forget", v).to_json(rows=True)],
+        }
+        for k, v in enumerate(values)
+    ]
     return Curve(role, "bits", points)
 
 
@@ -103,5 +136,11 @@ def test_recovery_needs_excess_over_the_reference() -> None:
 
 def test_recovery_without_power_says_so() -> None:
     """The target itself loses the facts under this rounding: the point says nothing, in either direction."""
-    (none,) = recovery(attack(unlearned=[LOW, HIGH], reference=[LOW, LOW], target=[HIGH, LOW]), "probability", 0.8, seed=0, resamples=500)
+    (none,) = recovery(
+        attack(unlearned=[LOW, HIGH], reference=[LOW, LOW], target=[HIGH, LOW]),
+        "probability",
+        0.8,
+        seed=0,
+        resamples=500,
+    )
     assert none.kind == "power" and not none.flag

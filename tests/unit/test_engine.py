@@ -48,7 +48,10 @@ def test_same_seed_same_bits_and_other_seed_other_bits(lm) -> None:
 
 def test_micro_batches_change_nothing(lm) -> None:
     """Two steps of SGD-like size: the gradient of 8 x 1 and 1 x 8 agree to rounding; AdamW's first step only has its sign."""
-    whole, split = (trained(lm, FAST.model_copy(update={"token_budget": budget, "steps": 2, "optimizer": "sgd", "lr": 0.5})) for budget in (1 << 16, 1))
+    whole, split = (
+        trained(lm, FAST.model_copy(update={"token_budget": budget, "steps": 2, "optimizer": "sgd", "lr": 0.5}))
+        for budget in (1 << 16, 1)
+    )
     for a, b in zip(whole.module.parameters(), split.module.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
@@ -61,6 +64,7 @@ def killer(at: int):
     def log(event: dict) -> None:
         if event.get("step") == at and event["event"] == "step":
             raise Killed
+
     return log
 
 
@@ -86,7 +90,11 @@ def test_parts_equal_one_go(lm) -> None:
 def test_layers_and_modules_move_and_nothing_else(lm) -> None:
     settings = FAST.model_copy(update={"select": Select(kind="layers", first=1, last=1, modules=("down_proj",))})
     before, after = lm.model("base"), trained(lm, settings)
-    moved = {n for (n, a), b in zip(before.module.named_parameters(), after.module.parameters(), strict=True) if not torch.equal(a, b)}
+    moved = {
+        n
+        for (n, a), b in zip(before.module.named_parameters(), after.module.parameters(), strict=True)
+        if not torch.equal(a, b)
+    }
     assert moved == {"model.layers.1.mlp.down_proj.weight"}
 
 
@@ -117,7 +125,9 @@ def test_lora_trains_only_the_adapter(lm) -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_saliency_mask_freezes_rows_exactly(lm, decay: float) -> None:
     """SURE: frozen rows keep their bits, weight decay or not; some rows move."""
-    settings = FAST.model_copy(update={"weight_decay": decay, "select": Select(freeze_head=True, mask="saliency", mask_percentile=80.0)})
+    settings = FAST.model_copy(
+        update={"weight_decay": decay, "select": Select(freeze_head=True, mask="saliency", mask_percentile=80.0)}
+    )
     before, after = lm.model("base"), trained(lm, settings)
     frozen = moved = 0
     for (name, a), b in zip(before.module.named_parameters(), after.module.parameters(), strict=True):
@@ -169,7 +179,12 @@ def test_non_finite_stops_and_keeps_the_checkpoint(lm, tmp_path: Path) -> None:
 
 def test_stop_nll_stops_early(lm) -> None:
     method = METHODS.get("grad_ascent")()
-    context = Context(lm.model("target"), list(lm.data.train["forget"])[:16], [], FAST.model_copy(update={"steps": 60, "lr": 3e-3, "stop_nll": 2.0}))
+    context = Context(
+        lm.model("target"),
+        list(lm.data.train["forget"])[:16],
+        [],
+        FAST.model_copy(update={"steps": 60, "lr": 3e-3, "stop_nll": 2.0}),
+    )
     method.apply(context)
     assert context.notes["training"]["steps"] < 60 and "stop_nll" in context.notes["training"]["stopped"]
 
@@ -192,16 +207,31 @@ print("rank", *world())
 
 def test_two_processes_equal_one(lm, tmp_path: Path) -> None:
     """The same effective batch over two processes (gloo): same weights up to the order of summation."""
+
     def run(processes: int, out: Path) -> list[torch.Tensor]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        env = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes),
-                            "PYTHONPATH": os.pathsep.join(sys.path)}
-        started = [subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], env=env | {"RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE, text=True)
-                   for r in range(processes)]
+        env = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "WORLD_SIZE": str(processes),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", SCRIPT, str(out)],
+                env=env | {"RANK": str(r), "LOCAL_RANK": str(r)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for r in range(processes)
+        ]
         told = [p.communicate(timeout=240)[0] for p in started]
-        assert all(p.returncode == 0 for p in started) and all(f"rank {r} {processes}" in told[r] for r in range(processes))
+        assert all(p.returncode == 0 for p in started) and all(
+            f"rank {r} {processes}" in told[r] for r in range(processes)
+        )
         return torch.load(out, weights_only=True)
 
     one, two = run(1, tmp_path / "one.pt"), run(2, tmp_path / "two.pt")

@@ -65,9 +65,14 @@ def test_attention_code_from_a_hub_is_refused(folder):
     assert refusal(folder).code == "model.remote-code"
 
 
-@pytest.mark.parametrize(("file", "code"), [("config.json", "model.no-config"),
-                                            ("model.safetensors", "model.no-weights"),
-                                            ("tokenizer.json", "model.no-tokenizer")])
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("config.json", "model.no-config"),
+        ("model.safetensors", "model.no-weights"),
+        ("tokenizer.json", "model.no-tokenizer"),
+    ],
+)
 def test_a_missing_part_is_named(folder, file, code):
     (folder / file).unlink()
     assert refusal(folder).code == code
@@ -117,8 +122,15 @@ def test_links_of_the_hub_cache_are_followed(made, tmp_path):
     assert open_causal_lm(snapshot, torch.float32)[0].num_parameters() > 0
 
 
-@pytest.mark.parametrize("entry", [{"vocab_file": "/etc/passwd"}, {"tokenizer_file": "../x.json"},
-                                   {"fast_tokenizer_files": ["../../tokenizer.json"]}, {"vocab_file": "weights.pkl"}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"vocab_file": "/etc/passwd"},
+        {"tokenizer_file": "../x.json"},
+        {"fast_tokenizer_files": ["../../tokenizer.json"]},
+        {"vocab_file": "weights.pkl"},
+    ],
+)
 def test_files_named_outside_the_folder_are_refused(folder, entry):
     edit(folder / "tokenizer_config.json", **entry)
     assert refusal(folder).code == "model.unsafe-file"

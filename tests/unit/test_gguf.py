@@ -37,9 +37,20 @@ def cache(tmp_path, monkeypatch) -> Path:
 def model() -> LlamaForCausalLM:
     """Grouped queries (4 heads, 2 for keys), tied embeddings; all weights are bf16 numbers, so that none is rounded."""
     config = LlamaConfig(
-        vocab_size=len(TOKENS), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True, rms_norm_eps=1e-5, bos_token_id=1,
-        rope_parameters={"rope_type": "default", "rope_theta": 5000.0}, eos_token_id=2, pad_token_id=2)
+        vocab_size=len(TOKENS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-5,
+        bos_token_id=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 5000.0},
+        eos_token_id=2,
+        pad_token_id=2,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config).eval()
@@ -67,9 +78,18 @@ def tensors(model: LlamaForCausalLM) -> dict[str, np.ndarray]:
     return found
 
 
-def write(path: Path, weights: dict[str, Any], *, architecture: str = "llama", pre: str = "smollm",
-          kind: str = "gpt2", tokens: list[str] = TOKENS, extra: dict[str, int] | None = None,
-          heads: int = 4, blocks: int = 2) -> Path:
+def write(
+    path: Path,
+    weights: dict[str, Any],
+    *,
+    architecture: str = "llama",
+    pre: str = "smollm",
+    kind: str = "gpt2",
+    tokens: list[str] = TOKENS,
+    extra: dict[str, int] | None = None,
+    heads: int = 4,
+    blocks: int = 2,
+) -> Path:
     writer = files.GGUFWriter(path, architecture)
     writer.add_context_length(64)
     writer.add_embedding_length(32)
@@ -92,8 +112,9 @@ def write(path: Path, weights: dict[str, Any], *, architecture: str = "llama", p
         writer.add_uint32(key, value)
     for name, value in weights.items():
         quantised = isinstance(value, tuple)
-        writer.add_tensor(name, value[0] if quantised else np.ascontiguousarray(value),
-                          raw_dtype=value[1] if quantised else None)
+        writer.add_tensor(
+            name, value[0] if quantised else np.ascontiguousarray(value), raw_dtype=value[1] if quantised else None
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -146,13 +167,17 @@ def test_quantised_blocks_by_hand(model, tmp_path):
     assert torch.equal(read.model.layers[0].mlp.down_proj.weight, torch.from_numpy(rows))
 
 
-@pytest.mark.parametrize(("text", "wanted"), [
-    ("abc", ["ab", "c"]),
-    ("a  b", ["a", "Ġ", "Ġ", "b"]),  # GPT-2's rule: the last blank belongs to the word
-    ("a  1", ["a", "ĠĠ", "1"]),  # digits are cut out first, so no blank belongs to one
-    ("12", ["1", "2"]),
-    ("x<|endoftext|>ab", ["x", "<|endoftext|>", "ab"]),
-    ("é", ["Ã", "©"])])
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("abc", ["ab", "c"]),
+        ("a  b", ["a", "Ġ", "Ġ", "b"]),  # GPT-2's rule: the last blank belongs to the word
+        ("a  1", ["a", "ĠĠ", "1"]),  # digits are cut out first, so no blank belongs to one
+        ("12", ["1", "2"]),
+        ("x<|endoftext|>ab", ["x", "<|endoftext|>", "ab"]),
+        ("é", ["Ã", "©"]),
+    ],
+)
 def test_tokens_by_hand(model, tmp_path, text, wanted):
     _, tokenizer = open_causal_lm(converted(write(tmp_path / "m.gguf", tensors(model))), torch.float32)
     ids = tokenizer(text)["input_ids"]
@@ -178,15 +203,25 @@ def test_refusals(model, tmp_path):
     whole = np.zeros((64, 32), dtype=np.int32)
     cases = {
         "model.gguf-architecture": [({"architecture": "qwen2"}, weights, "qwen2")],
-        "model.gguf-tokenizer": [({"pre": "tekken"}, weights, "tekken"), ({"kind": "llama"}, weights, "byte-level"),
-                                 ({"tokens": [*TOKENS[:-1], "<|im_end|>"]}, weights, "repeated")],
-        "model.gguf-feature": [({"extra": {"llama.expert_count": 8}}, weights, "expert_count"),
-                               ({"extra": {"llama.rope.dimension_count": 4}}, weights, "part of each head"),
-                               ({}, {**weights, "blk.0.attn_q.bias": np.zeros(32, np.float32)}, "attn_q.bias"),
-                               ({}, {**weights, "rope_freqs.weight": np.ones(4, np.float32)}, "rope_freqs"),
-                               ({}, {**weights, "blk.1.ffn_up.weight": whole}, "I32")],
-        "model.gguf-broken": [({}, without, "up_proj"), ({"heads": 5}, weights, "no valid Llama model"),
-                              ({"heads": 0}, weights, "0 heads"), ({"blocks": 2**31}, weights, "blocks")]}
+        "model.gguf-tokenizer": [
+            ({"pre": "tekken"}, weights, "tekken"),
+            ({"kind": "llama"}, weights, "byte-level"),
+            ({"tokens": [*TOKENS[:-1], "<|im_end|>"]}, weights, "repeated"),
+        ],
+        "model.gguf-feature": [
+            ({"extra": {"llama.expert_count": 8}}, weights, "expert_count"),
+            ({"extra": {"llama.rope.dimension_count": 4}}, weights, "part of each head"),
+            ({}, {**weights, "blk.0.attn_q.bias": np.zeros(32, np.float32)}, "attn_q.bias"),
+            ({}, {**weights, "rope_freqs.weight": np.ones(4, np.float32)}, "rope_freqs"),
+            ({}, {**weights, "blk.1.ffn_up.weight": whole}, "I32"),
+        ],
+        "model.gguf-broken": [
+            ({}, without, "up_proj"),
+            ({"heads": 5}, weights, "no valid Llama model"),
+            ({"heads": 0}, weights, "0 heads"),
+            ({"blocks": 2**31}, weights, "blocks"),
+        ],
+    }
     for code, variants in cases.items():
         for number, (options, tensors_, named) in enumerate(variants):
             error = refusal(write(tmp_path / f"{code}-{number}.gguf", tensors_, **options))

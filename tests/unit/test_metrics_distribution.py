@@ -35,8 +35,10 @@ def pair():
     reference, model = Bigram(0, 1.0), Bigram(1, 1.0)
     rng = np.random.default_rng(2)
     theirs, mine = ([m.sample(rng) for _ in range(1500)] for m in (reference, model))
-    blocks = [[m.lp(t) for t in texts] for texts,
-              m in ((theirs, reference), (theirs, model), (mine, model), (mine, reference))]
+    blocks = [
+        [m.lp(t) for t in texts]
+        for texts, m in ((theirs, reference), (theirs, model), (mine, model), (mine, reference))
+    ]
     return reference, model, fade(*blocks)
 
 

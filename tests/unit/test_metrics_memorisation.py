@@ -57,8 +57,15 @@ def test_an_impossible_token_is_a_probability_of_zero():
 
 
 def test_wordings_read_their_own_columns():
-    tables = hand_tables({"forget": {"answer": [[LOG(0.5)]], "answer_paraphrase": [[LOG(0.25)]],
-                                     "answer@paraphrase": {"lp": [[LOG(0.125)]], "hit": [[True]]}}})
+    tables = hand_tables(
+        {
+            "forget": {
+                "answer": [[LOG(0.5)]],
+                "answer_paraphrase": [[LOG(0.25)]],
+                "answer@paraphrase": {"lp": [[LOG(0.125)]], "hit": [[True]]},
+            }
+        }
+    )
     assert values("probability", tables) == pytest.approx([0.5])
     assert values("probability_paraphrased_answer", tables) == pytest.approx([0.25])
     assert values("probability_paraphrased_question", tables) == pytest.approx([0.125])
@@ -80,9 +87,16 @@ def test_interval_says_what_it_resamples():
 
 # -- exact memorisation and extraction strength
 # ----------------------------------------------------------------------------
-@pytest.mark.parametrize(("hits", "em", "es"), [
-    ([1, 1, 0, 1, 1], 0.8, 0.4), ([1, 1, 1, 1, 0], 0.8, 0.0), ([1, 1, 1], 1.0, 1.0), ([0, 1, 1, 1], 0.75, 0.75),
-    ([0, 0, 0], 0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("hits", "em", "es"),
+    [
+        ([1, 1, 0, 1, 1], 0.8, 0.4),
+        ([1, 1, 1, 1, 0], 0.8, 0.0),
+        ([1, 1, 1], 1.0, 1.0),
+        ([0, 1, 1, 1], 0.75, 0.75),
+        ([0, 0, 0], 0.0, 0.0),
+    ],
+)
 def test_em_and_es_by_hand(hits, em, es):
     """1,1,0,1,1: four of five right; the last miss is at position 3, two of five tokens follow it."""
     tables = answers(hit=[[bool(h) for h in hits]])
@@ -169,16 +183,20 @@ def test_truth_ratio_is_length_normalised_and_stays_in_log_space():
 def test_the_paraphrase_is_the_correct_option_where_there_is_one():
     """Row 0 has a paraphrase (.1), row 1 has none and uses its answer (.4); the wrong answer is .1 for both: .5 and
     .8."""
-    tables = truths([[LOG(0.4)], [LOG(0.4)]], [[[LOG(0.1)]]] * 2,
-                    answer_paraphrase={"lp": [[LOG(0.1)], []], "problem": ["", "no answer_paraphrase"]})
+    tables = truths(
+        [[LOG(0.4)], [LOG(0.4)]],
+        [[[LOG(0.1)]]] * 2,
+        answer_paraphrase={"lp": [[LOG(0.1)], []], "problem": ["", "no answer_paraphrase"]},
+    )
     found = score("truth_ratio", tables)
     assert list(found.per_row.values()) == pytest.approx([0.5, 0.8]) and found.extra["paraphrased"] == 0.5
 
 
 def test_a_paraphrase_that_could_not_be_scored_is_not_replaced():
     """Too long for the context is not the same as absent: the row is unscored."""
-    tables = truths([[LOG(0.4)]], [[[LOG(0.1)]]],
-                    answer_paraphrase={"lp": [[]], "problem": ["longer than the context"]})
+    tables = truths(
+        [[LOG(0.4)]], [[[LOG(0.1)]]], answer_paraphrase={"lp": [[]], "problem": ["longer than the context"]}
+    )
     assert score("truth_ratio", tables).unscored == 1
 
 
@@ -202,16 +220,18 @@ def test_options_probability_far_below_the_float_range():
 
 def test_choice_accuracy_and_ties():
     """Clear win 1; tie with one of two wrong answers 1/2; loss 0; the mean of tokens decides, not their sum."""
-    tables = truths([[-1.0], [-1.0], [-3.0], [-0.5] * 10],
-                    [[[-2.0], [-3.0]], [[-1.0], [-2.0]], [[-1.0], [-4.0]], [[-1.0], [-1.0]]])
+    tables = truths(
+        [[-1.0], [-1.0], [-3.0], [-0.5] * 10], [[[-2.0], [-3.0]], [[-1.0], [-2.0]], [[-1.0], [-4.0]], [[-1.0], [-1.0]]]
+    )
     assert values("choice_accuracy", tables) == [1.0, 0.5, 0.0, 1.0]
 
 
 # -- generations
 # ---------------------------------------------------------------------------------------------------------
 def texts(*pairs, **columns):
-    return hand_tables({"forget": {"generations": {"gold": [g for g, _ in pairs], "text": [t for _, t in pairs],
-                                                   **columns}}})
+    return hand_tables(
+        {"forget": {"generations": {"gold": [g for g, _ in pairs], "text": [t for _, t in pairs], **columns}}}
+    )
 
 
 def test_rouge_is_recall_with_stems():

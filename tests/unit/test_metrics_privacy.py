@@ -25,8 +25,9 @@ def side(rng, shift, n=30, **more):
     lp = [(-rng.exponential(2.0, size=k) + shift).astype(np.float32) for k in lengths]
     mu = [(-rng.exponential(1.0, size=k) - 1).astype(np.float32) for k in lengths]
     sigma = [rng.exponential(1.0, size=k).astype(np.float32) for k in lengths]
-    return {"answer": {"lp": lp, "mu": mu, "sigma": sigma, "text": [f"answer number {i} of {n}" for i in range(n)],
-                       **more}}
+    return {
+        "answer": {"lp": lp, "mu": mu, "sigma": sigma, "text": [f"answer number {i} of {n}" for i in range(n)], **more}
+    }
 
 
 def both(shift=0.8, seed=0, reference=None, **more):
@@ -94,7 +95,7 @@ def test_min_k_plus_equals_a_loop():
     expected = []
     for lp, mu, sigma in zip(tokens.lp, tokens.mu, tokens.sigma, strict=True):
         z = sorted((a - b) / math.sqrt(max(c * c, 1e-6)) for a, b, c in zip(lp, mu, sigma, strict=True))
-        kept = z[:max(1, int(0.4 * len(z)))]
+        kept = z[: max(1, int(0.4 * len(z)))]
         expected.append(sum(kept) / len(kept))
     assert min_k_plus(tables, "forget", "subject").values == pytest.approx(expected, abs=1e-5)
 
@@ -110,16 +111,24 @@ def test_min_k_plus_of_a_uniform_distribution_is_finite():
 def test_zlib_divides_by_the_compressed_size():
     """Equal losses: the answer that compresses better (repetitive) is the more surprising per byte."""
     long, flat = "".join(chr(33 + (i * 37) % 90) for i in range(60)), "a" * 60
-    tables = hand_tables({"forget": {"answer": {"lp": [[-2.0]], "text": [long]}},
-                          "holdout": {"answer": {"lp": [[-2.0]], "text": [flat]}}})
+    tables = hand_tables(
+        {
+            "forget": {"answer": {"lp": [[-2.0]], "text": [long]}},
+            "holdout": {"answer": {"lp": [[-2.0]], "text": [flat]}},
+        }
+    )
     found = ATTACKS["mia_zlib"](tables, "forget", "subject").values[0]
     assert found == pytest.approx(-2.0 / len(zlib.compress(long.encode()))) and score("mia_zlib", tables).value == 1.0
 
 
 def test_the_end_token_is_kept():
     """Forget rows differ from holdout rows only in the end token."""
-    tables = hand_tables({"forget": {"answer": {"lp": [[-1.0, -0.1]] * 3, "eos": True}},
-                          "holdout": {"answer": {"lp": [[-1.0, -5.0]] * 3, "eos": True}}})
+    tables = hand_tables(
+        {
+            "forget": {"answer": {"lp": [[-1.0, -0.1]] * 3, "eos": True}},
+            "holdout": {"answer": {"lp": [[-1.0, -5.0]] * 3, "eos": True}},
+        }
+    )
     assert score("mia_loss", tables).value == 1.0 and score("mia_min_k", tables).value == 1.0
     assert score("mia_min_k_compat", tables).value == 0.5
 
@@ -142,8 +151,14 @@ def test_reference_as_itself_gives_one_half():
 
 def test_reference_attack_subtracts_the_reference():
     """Subject log-probs equal on both sides; the reference finds the forget rows harder: they alone gained."""
-    tables = hand_tables({"forget": {"answer": [[-2.0]] * 3}, "holdout": {"answer": [[-2.0]] * 3},
-                          "reference/forget": {"answer": [[-4.0]] * 3}, "reference/holdout": {"answer": [[-2.0]] * 3}})
+    tables = hand_tables(
+        {
+            "forget": {"answer": [[-2.0]] * 3},
+            "holdout": {"answer": [[-2.0]] * 3},
+            "reference/forget": {"answer": [[-4.0]] * 3},
+            "reference/holdout": {"answer": [[-2.0]] * 3},
+        }
+    )
     assert score("mia_reference", tables).value == 1.0 and score("mia_loss", tables).value == 0.5
 
 
@@ -162,8 +177,12 @@ def test_missing_holdout_says_so():
 
 def test_passages_are_held_against_their_own_holdout():
     """Asked for on passages_forget, the attack reads passages_holdout, not holdout; on retain rows it says why not."""
-    sets = {"passages_forget": {"answer": [[-1.0]] * 3}, "passages_holdout": {"answer": [[-2.0]] * 3},
-            "forget": {"answer": [[-9.0]] * 3}, "holdout": {"answer": [[-0.5]] * 3}}
+    sets = {
+        "passages_forget": {"answer": [[-1.0]] * 3},
+        "passages_holdout": {"answer": [[-2.0]] * 3},
+        "forget": {"answer": [[-9.0]] * 3},
+        "holdout": {"answer": [[-0.5]] * 3},
+    }
     assert score("mia_loss", hand_tables(sets, rows="passages_forget")).value == 1.0
     assert score("mia_loss", hand_tables(sets)).value == 0.0
     assert "retain are neither" in score("mia_loss", hand_tables(sets, rows="retain")).reason
@@ -195,8 +214,9 @@ def test_controls_show_a_shifted_pair():
 
 # -- leakage
 # -----------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("a", "reference", "leak"),
-                         [(0.9, 0.5, -80.0), (1.0, 0.5, -100.0), (0.5, 0.5, 0.0), (0.2, 0.6, 100.0)])
+@pytest.mark.parametrize(
+    ("a", "reference", "leak"), [(0.9, 0.5, -80.0), (1.0, 0.5, -100.0), (0.5, 0.5, 0.0), (0.2, 0.6, 100.0)]
+)
 def test_privleak_from_conventional_aucs(a, reference, leak):
     """A = .9 against .5: ((1 - .9) - (1 - .5)) / (1 - .5) * 100 = -80. Members in full view -100; 0 like the
     reference."""
@@ -210,13 +230,20 @@ def test_privleak_has_both_conventions_and_the_plain_difference():
     assert a == score("mia_min_k", tables).value and a > r
     assert found.value == pytest.approx(((1 - a) - (1 - r)) / (1 - r) * 100) and found.value < 0
     assert found.extra["rel_diff"] == pytest.approx((a - r) / r * 100) and found.extra["difference"] == pytest.approx(
-        a - r)
+        a - r
+    )
     assert found.low < found.value < found.high and (found.target, found.direction) == (0.0, "match")
 
 
 def test_privleak_needs_a_reference_that_does_not_separate():
-    tables = hand_tables({"forget": {"answer": [[-1.0]] * 2}, "holdout": {"answer": [[-1.0]] * 2},
-                          "reference/forget": {"answer": [[-1.0]] * 2}, "reference/holdout": {"answer": [[-9.0]] * 2}})
+    tables = hand_tables(
+        {
+            "forget": {"answer": [[-1.0]] * 2},
+            "holdout": {"answer": [[-1.0]] * 2},
+            "reference/forget": {"answer": [[-1.0]] * 2},
+            "reference/holdout": {"answer": [[-9.0]] * 2},
+        }
+    )
     assert "divides by zero" in score("privleak", tables).reason
 
 
@@ -241,8 +268,9 @@ def test_tpr_has_an_interval():
 # ------------------------------------------------------------------------------------------------
 def test_compat_privleak_assumes_one_half_and_says_so():
     """A = .75 by min-k: (.25 - .5) / (.5 + 1e-10) * 100 = -50."""
-    tables = hand_tables({"forget": {"answer": [[-1.0, 0.0], [-3.0, 0.0]]},
-                          "holdout": {"answer": [[-2.0, 0.0], [-4.0, 0.0]]}})
+    tables = hand_tables(
+        {"forget": {"answer": [[-1.0, 0.0], [-3.0, 0.0]]}, "holdout": {"answer": [[-2.0, 0.0], [-4.0, 0.0]]}}
+    )
     found = score("privleak_compat", tables)
     assert found.value == pytest.approx(-50.0) and found.extra["reference_assumed"] is True
     assert score("rel_diff_compat", tables).value == pytest.approx(50.0)
@@ -250,6 +278,10 @@ def test_compat_privleak_assumes_one_half_and_says_so():
 
 def test_compat_min_k_scores_an_empty_answer_zero():
     """Only the end token: nothing left, 0, which looks more familiar than any real answer. Ours keeps the end token."""
-    tables = hand_tables({"forget": {"answer": {"lp": [[-9.0], [-1.0, -9.0]], "eos": True}},
-                          "holdout": {"answer": {"lp": [[-0.5, -0.1], [-0.5, -0.1]], "eos": True}}})
+    tables = hand_tables(
+        {
+            "forget": {"answer": {"lp": [[-9.0], [-1.0, -9.0]], "eos": True}},
+            "holdout": {"answer": {"lp": [[-0.5, -0.1], [-0.5, -0.1]], "eos": True}},
+        }
+    )
     assert score("mia_min_k_compat", tables).value == 0.5 and score("mia_min_k", tables).value == 0.0

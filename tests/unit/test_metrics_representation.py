@@ -71,8 +71,9 @@ def test_only_the_changed_layer_moves():
     """The head alone was changed: 1 in every layer below it, about 0 in the last."""
     base, names = layers(), [f"e{i % 10}" for i in range(40)]
     changed = base | {3: gaussians(40, 6, seed=99)}
-    tables = hand_tables({"forget": {"hidden": changed, "entities": names},
-                          "target/forget": {"hidden": base, "entities": names}})
+    tables = hand_tables(
+        {"forget": {"hidden": changed, "entities": names}, "target/forget": {"hidden": base, "entities": names}}
+    )
     found = score("cka_target", tables)
     assert found.extra["curve"][:2] == pytest.approx([1.0, 1.0], abs=1e-9) and abs(found.extra["curve"][2]) < 0.15
     assert found.value == pytest.approx(np.mean(found.extra["curve"])) and found.extra["layers"] == [1, 2, 3]
@@ -84,8 +85,13 @@ def test_ceiling_and_normalised_value_with_a_second_reference():
     above."""
     shared = gaussians(60, 6)
     one, two = shared + gaussians(60, 6, seed=1), shared + gaussians(60, 6, seed=2)
-    tables = hand_tables({"forget": {"hidden": {1: one}}, "reference/forget": {"hidden": {1: one}},
-                          "reference_2/forget": {"hidden": {1: two}}})
+    tables = hand_tables(
+        {
+            "forget": {"hidden": {1: one}},
+            "reference/forget": {"hidden": {1: one}},
+            "reference_2/forget": {"hidden": {1: two}},
+        }
+    )
     extra = score("cka_reference", tables).extra
     assert extra["ceiling"] == pytest.approx(linear_cka(one.astype(np.float32), two.astype(np.float32)), abs=1e-6)
     assert extra["normalised"] == pytest.approx((1 - extra["floor"]) / (extra["ceiling"] - extra["floor"]))
@@ -107,8 +113,12 @@ def test_jackknife_interval_is_as_wide_as_the_spread_of_the_estimate():
 def test_rows_without_states_are_left_out_and_rows_are_matched_by_id():
     """The target's rows come in another order: matched by id, CKA is 1; by position it would be near 0."""
     x, order = gaussians(30, 5), np.random.default_rng(0).permutation(30)
-    tables = hand_tables({"forget": {"hidden": {1: x}, "rows": [f"r{i}" for i in range(30)]},
-                          "target/forget": {"hidden": {1: x[order]}, "rows": [f"r{i}" for i in order]}})
+    tables = hand_tables(
+        {
+            "forget": {"hidden": {1: x}, "rows": [f"r{i}" for i in range(30)]},
+            "target/forget": {"hidden": {1: x[order]}, "rows": [f"r{i}" for i in order]},
+        }
+    )
     assert score("cka_target", tables).value == pytest.approx(1.0, abs=1e-9)
     shorter = hand_tables({"forget": {"hidden": {1: x}}, "target/forget": {"hidden": {1: x[:20]}}})
     assert score("cka_target", shorter).n == 20
@@ -120,8 +130,9 @@ def test_what_cannot_be_compared_says_why():
     deep = hand_tables({"forget": {"hidden": {1: x}}, "target/forget": {"hidden": {1: x, 2: x}}})
     flat = hand_tables({"forget": {"hidden": {1: np.full((30, 5), 0.1)}}, "target/forget": {"hidden": {1: x}}})
     assert "at least 4 rows" in score("cka_target", few).reason
-    assert "same layers" in score("cka_target", deep).reason and "same for every row" in score("cka_target",
-        flat).reason
+    assert (
+        "same layers" in score("cka_target", deep).reason and "same for every row" in score("cka_target", flat).reason
+    )
     assert "reference" in score("cka_reference", few).reason
 
 
@@ -157,9 +168,9 @@ def test_pca_shift_metric_averages_layers():
     moved = {1: base[1], 2: base[2] + 5}
     tables = hand_tables({"forget": {"hidden": moved}, "target/forget": {"hidden": base}})
     found = score("pca_shift", tables)
-    assert found.extra["curve"][0] == pytest.approx(0.0,
-                                                    abs=1e-9) and found.value == pytest.approx(found.extra["curve"][1]
-                                                        / 2)
+    assert found.extra["curve"][0] == pytest.approx(0.0, abs=1e-9) and found.value == pytest.approx(
+        found.extra["curve"][1] / 2
+    )
 
 
 # -- probes
@@ -227,7 +238,7 @@ def test_linear_probe_in_the_span_equals_the_full_fit():
     x, labels = gaussians(60, 100), np.repeat([0, 1, 2], 20)
     x[:, :3] += 3 * np.eye(3)[labels]
     train, test = split(labels)
-    centred = (x - x[train].mean(0))
+    centred = x - x[train].mean(0)
     full = LogisticRegression(C=1.0, max_iter=2000, tol=1e-3).fit(centred[train] / centred[train].std(0), labels[train])
     ours = linear(centred[train], labels[train], centred[test])
     assert np.array_equal(ours, full.predict(centred[test] / centred[train].std(0)))

@@ -61,8 +61,12 @@ def test_forget_quality_without_a_reference():
 
 
 def test_forget_quality_leaves_unscored_rows_out():
-    tables = hand_tables({"forget": {"answer": [[-1.0], []], "wrong": [[[-2.0]], [[-2.0]]]},
-                          "reference/forget": {"answer": [[-1.0], [-1.0]], "wrong": [[[-2.0]], [[-2.0]]]}})
+    tables = hand_tables(
+        {
+            "forget": {"answer": [[-1.0], []], "wrong": [[[-2.0]], [[-2.0]]]},
+            "reference/forget": {"answer": [[-1.0], [-1.0]], "wrong": [[[-2.0]], [[-2.0]]]},
+        }
+    )
     found = score("forget_quality", tables)
     assert (found.n, found.unscored, found.extra["n_reference"]) == (1, 1, 2)
 
@@ -74,8 +78,11 @@ def world(answer=0.5, wrong=0.125, text="Paris", n=6, **changes):
     sets = {}
     for name in SETS:
         p, w, t = changes.get(name, (answer, wrong, text))
-        sets[name] = {"answer": [[math.log(p)]] * n, "wrong": [[[math.log(w)]]] * n,
-                      "generations": {"gold": ["Paris"] * n, "text": [t] * n}}
+        sets[name] = {
+            "answer": [[math.log(p)]] * n,
+            "wrong": [[[math.log(w)]]] * n,
+            "generations": {"gold": ["Paris"] * n, "text": [t] * n},
+        }
     return sets
 
 
@@ -178,8 +185,9 @@ def test_compat_ratios_carry_the_added_constant():
 def test_compat_forms_agree_where_no_quirk_bites():
     rng = np.random.default_rng(0)
     tables = ratios(rng.normal(0.5, 1, 40), rng.normal(0, 1, 40))
-    assert score("forget_quality_compat", tables).value == pytest.approx(score("forget_quality", tables).value,
-        rel=1e-6)
+    assert score("forget_quality_compat", tables).value == pytest.approx(
+        score("forget_quality", tables).value, rel=1e-6
+    )
     tables = hand_tables(world())
     ours, theirs = (score(name, tables, "retain").value for name in ("model_utility", "model_utility_compat"))
     assert theirs == pytest.approx(ours, abs=1e-8)
@@ -192,7 +200,7 @@ def texts(*items):
 
 
 def test_repetition_by_hand():
-    """"a b" five times: 7 four-grams, 2 different: 1 - 2/7. Short answers cannot repeat; silence is unscored."""
+    """ "a b" five times: 7 four-grams, 2 different: 1 - 2/7. Short answers cannot repeat; silence is unscored."""
     assert repetition("a b a b a b a b a b") == pytest.approx(5 / 7)
     assert repetition("one two three four five six") == 0.0 and repetition("Paris") == 0.0
     found = score("repetition_rate", texts("a b a b a b a b a b", "Paris", ""))
@@ -201,7 +209,7 @@ def test_repetition_by_hand():
 
 
 def test_ngram_entropy_by_hand():
-    """"a b c d": 3 bigrams, 2 trigrams, all different: (2/3 log2 3 + 4/3 log2 2) / 2 = 1.195. "a a a a": 0."""
+    """ "a b c d": 3 bigrams, 2 trigrams, all different: (2/3 log2 3 + 4/3 log2 2) / 2 = 1.195. "a a a a": 0."""
     assert entropy("a b c d", 2) == pytest.approx(math.log2(3)) and entropy("a a a a", 2) == 0.0
     assert score("ngram_entropy", texts("a b c d")).value == pytest.approx((2 / 3 * math.log2(3) + 4 / 3) / 2)
     assert score("ngram_entropy", texts("a a a a a a")).value == 0.0 and score("ngram_entropy", texts("")).value == 0.0
@@ -217,10 +225,30 @@ def test_distinct_sees_one_answer_for_all():
 
 # -- parametric traces
 # -------------------------------------------------------------------------------------------------------
-WEIGHTS = [{"name": "a", "size": 100, "changed": 50, "norm_a": 3.0, "norm_b": 3.0, "norm_diff": 0.3, "cosine": 0.9,
-            "buckets_8": 20, "buckets_4": 1},
-           {"name": "b", "size": 300, "changed": 0, "norm_a": 4.0, "norm_b": 4.0, "norm_diff": 0.4, "cosine": 1.0,
-            "buckets_8": None, "buckets_4": None}]
+WEIGHTS = [
+    {
+        "name": "a",
+        "size": 100,
+        "changed": 50,
+        "norm_a": 3.0,
+        "norm_b": 3.0,
+        "norm_diff": 0.3,
+        "cosine": 0.9,
+        "buckets_8": 20,
+        "buckets_4": 1,
+    },
+    {
+        "name": "b",
+        "size": 300,
+        "changed": 0,
+        "norm_a": 4.0,
+        "norm_b": 4.0,
+        "norm_diff": 0.4,
+        "cosine": 1.0,
+        "buckets_8": None,
+        "buckets_4": None,
+    },
+]
 
 
 def test_parametric_by_hand():

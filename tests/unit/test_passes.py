@@ -39,7 +39,10 @@ def rows_of(b) -> list[Row]:
 
 def plain(model: CausalLM, row: Row, text: str) -> tuple[torch.Tensor, list[int]]:
     """Float32 log-probs of one (question, answer) pair in a batch of its own, logits everywhere."""
-    prompt, answer = model.template.prompt_ids(model.tokenizer, row.prompt), model.template.answer_ids(model.tokenizer, text)
+    prompt, answer = (
+        model.template.prompt_ids(model.tokenizer, row.prompt),
+        model.template.answer_ids(model.tokenizer, text),
+    )
     with torch.no_grad():
         logits = model.module(torch.tensor([prompt + answer])).logits[0].float()
     return logits[len(prompt) - 1 : -1].log_softmax(-1), answer
@@ -50,7 +53,9 @@ def test_tree_layout_equals_plain_rows(b, model) -> None:
     rows = rows_of(b)
     table = score(model, rows, answers=ANSWERS, token_budget=700).tokens
     by_id = {r.id: r for r in rows}
-    assert model.identity()["layout"] == "tree" and table.num_rows == sum(1 + bool(r.answer_paraphrase) + len(r.wrong) for r in rows)
+    assert model.identity()["layout"] == "tree" and table.num_rows == sum(
+        1 + bool(r.answer_paraphrase) + len(r.wrong) for r in rows
+    )
     for line in table.to_pylist():
         logp, ids = plain(model, by_id[line["row"]], line["text"])
         gold = logp.gather(1, torch.tensor(ids)[:, None]).squeeze(1)
@@ -109,7 +114,9 @@ def test_pack_by_hand() -> None:
     packed = pack([Text((7, 8), ((1, 2), (3, 2)))], pad=0)
     assert packed.ids.tolist() == [[7, 8, 1, 3]] and packed.positions.tolist() == [[0, 1, 2, 2]]
     assert packed.label_at.tolist() == [1, 2, 1, 3] and packed.label_id.tolist() == [1, 2, 3, 2]
-    assert packed.token_mask.tolist() == [[False, True, True, True]] and packed.answer_mask.tolist() == [[False, False, True, True]]
+    assert packed.token_mask.tolist() == [[False, True, True, True]] and packed.answer_mask.tolist() == [
+        [False, False, True, True]
+    ]
 
 
 def test_pad_that_equals_the_end_token_masks_nothing(b) -> None:
@@ -129,10 +136,18 @@ def test_greedy_from_the_scoring_pass_equals_plain_greedy(b, model, longest: int
     rows = rows_of(b)
     ours = score(model, rows, answers=ANSWERS, generate=GenerateSettings(max_new_tokens=longest)).generations
     alone = generate(model, rows, settings=GenerateSettings(max_new_tokens=longest), token_budget=200)
-    for row, ids, finish, other in zip(rows, ours["ids"].to_pylist(), ours["finish"].to_pylist(), alone["ids"].to_pylist(), strict=True):
+    for row, ids, finish, other in zip(
+        rows, ours["ids"].to_pylist(), ours["finish"].to_pylist(), alone["ids"].to_pylist(), strict=True
+    ):
         prompt = model.template.prompt_ids(model.tokenizer, row.prompt)
-        out = model.module.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=longest,
-                                    eos_token_id=sorted(model.stops), pad_token_id=0)[0, len(prompt) :].tolist()
+        out = model.module.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt)),
+            do_sample=False,
+            max_new_tokens=longest,
+            eos_token_id=sorted(model.stops),
+            pad_token_id=0,
+        )[0, len(prompt) :].tolist()
         stopped = bool(out) and out[-1] in model.stops
         assert ids == other == (out[:-1] if stopped else out) and finish == ("stop" if stopped else "length")
 
@@ -157,9 +172,15 @@ def test_samples_depend_on_row_and_seed_not_on_the_batch(b) -> None:
     settings = GenerateSettings(max_new_tokens=8, temperature=1.0, samples=2, seed=3)
     all_rows, some = generate(model, rows, settings=settings), generate(model, rows[2:4], settings=settings)
     n = len(rows)
-    assert all_rows["ids"].to_pylist()[2:4] == some["ids"].to_pylist()[:2] and all_rows["ids"].to_pylist()[n + 2 : n + 4] == some["ids"].to_pylist()[2:]
+    assert (
+        all_rows["ids"].to_pylist()[2:4] == some["ids"].to_pylist()[:2]
+        and all_rows["ids"].to_pylist()[n + 2 : n + 4] == some["ids"].to_pylist()[2:]
+    )
     other = generate(model, rows, settings=settings.model_copy(update={"seed": 4}))
-    assert all_rows["ids"].to_pylist() != other["ids"].to_pylist() and all_rows["ids"].to_pylist()[:n] != all_rows["ids"].to_pylist()[n:]
+    assert (
+        all_rows["ids"].to_pylist() != other["ids"].to_pylist()
+        and all_rows["ids"].to_pylist()[:n] != all_rows["ids"].to_pylist()[n:]
+    )
 
 
 def test_rows_that_cannot_be_scored_are_kept(b) -> None:
@@ -168,7 +189,11 @@ def test_rows_that_cannot_be_scored_are_kept(b) -> None:
     rows = [Row("ok", "yes", "ok?"), Row("long", "word " * 900, "why?"), Row("empty", "", "what?")]
     table = score(model, rows, generate=GenerateSettings(max_new_tokens=4))
     problems = dict(zip(table.tokens["row"].to_pylist(), table.tokens["problem"].to_pylist(), strict=True))
-    assert problems["ok"] == "" and problems["long"].startswith("longer than the context") and problems["empty"] == "empty answer"
+    assert (
+        problems["ok"] == ""
+        and problems["long"].startswith("longer than the context")
+        and problems["empty"] == "empty answer"
+    )
     assert [bool(p) for p in table.generations["problem"].to_pylist()] == [False, True, True]
 
 
@@ -185,17 +210,25 @@ def test_batches_bound_tokens_and_labels(b) -> None:
     encoded = [model.encode(r, answers=ANSWERS) for r in rows_of(b)]
     parts = batches(encoded, token_budget=600, labels=120)
     assert sorted(i for p in parts for i in p) == list(range(len(encoded)))
-    assert all(len(p) == 1 or (max(encoded[i].length for i in p) * len(p) <= 600 and sum(encoded[i].labels for i in p) <= 120) for p in parts)
+    assert all(
+        len(p) == 1 or (max(encoded[i].length for i in p) * len(p) <= 600 and sum(encoded[i].labels for i in p) <= 120)
+        for p in parts
+    )
 
 
 def test_hidden_states_against_the_models_own(b) -> None:
     """Layer 2 at the last prompt token, and the mean over all positions but the first."""
     model, row = b.model("target"), rows_of(b)[0]
-    ids = [*model.template.prompt_ids(model.tokenizer, row.prompt), *model.template.answer_ids(model.tokenizer, row.answer)[:-1]]
+    ids = [
+        *model.template.prompt_ids(model.tokenizer, row.prompt),
+        *model.template.answer_ids(model.tokenizer, row.answer)[:-1],
+    ]
     last = len(model.template.prompt_ids(model.tokenizer, row.prompt)) - 1
     with torch.no_grad():
         states = model.module.model.layers[0](  # layer 1 alone, then by output_hidden_states
-            model.module.model.embed_tokens(torch.tensor([ids])), position_embeddings=model.module.model.rotary_emb(torch.zeros(1, 1, 64), torch.arange(len(ids))[None]))
+            model.module.model.embed_tokens(torch.tensor([ids])),
+            position_embeddings=model.module.model.rotary_emb(torch.zeros(1, 1, 64), torch.arange(len(ids))[None]),
+        )
         full = model.module(torch.tensor([ids]), output_hidden_states=True).hidden_states[1][0]
     states = states[0] if isinstance(states, tuple) else states
     got = hidden(model, [row], layers=[1, 2]).to_pylist()
@@ -213,7 +246,9 @@ def test_gradient_norms_by_autograd(b) -> None:
         p.requires_grad_(True)
     prompt, answer = encoded.payload.prompt, encoded.payload.branches[0]
     logits = model.module(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
-    grads = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, torch.tensor(answer)), list(model.module.parameters()))
+    grads = torch.autograd.grad(
+        torch.nn.functional.cross_entropy(logits, torch.tensor(answer)), list(model.module.parameters())
+    )
     expected = float(torch.stack([g.norm() for g in grads]).mean())
     for p in model.module.parameters():
         p.requires_grad_(False)
@@ -223,7 +258,10 @@ def test_gradient_norms_by_autograd(b) -> None:
 
 def test_weight_pass_by_hand() -> None:
     """One of two rows moves by (3, 4): one tensor, two weights changed, distance 5."""
-    a, c = {"w": torch.zeros(2, 2), "n": torch.ones(3)}, {"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "n": torch.ones(3)}
+    a, c = (
+        {"w": torch.zeros(2, 2), "n": torch.ones(3)},
+        {"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "n": torch.ones(3)},
+    )
     lines = {line["name"]: line for line in weight(a, c).to_pylist()}
     assert (lines["w"]["changed"], lines["w"]["norm_diff"], lines["w"]["buckets_4"]) == (2, 5.0, 2)
     assert (lines["n"]["changed"], lines["n"]["cosine"]) == (0, 1.0)
@@ -235,7 +273,9 @@ def test_small_updates_stay_in_their_bucket() -> None:
     w = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     line = weight({"w": w}, {"w": w + 0.01}).to_pylist()[0]
     assert line["changed"] == w.numel()
-    assert line["buckets_4"] / w.numel() == pytest.approx(0.033, abs=0.015) and line["buckets_8"] / w.numel() == pytest.approx(0.53, abs=0.1)
+    assert line["buckets_4"] / w.numel() == pytest.approx(0.033, abs=0.015) and line[
+        "buckets_8"
+    ] / w.numel() == pytest.approx(0.53, abs=0.1)
 
 
 def test_evaluating_in_bf16_restores_the_same_float32_bits(b) -> None:

@@ -101,8 +101,9 @@ def test_holdout_is_never_trained():
     assert not {content_key(row) for row in bundle.eval["holdout"]} & {content_key(row) for row in trained}
 
 
-@pytest.mark.parametrize(("mode", "forget", "retain"),
-                         [("none", False, False), ("stored", True, True), ("composed", False, True)])
+@pytest.mark.parametrize(
+    ("mode", "forget", "retain"), [("none", False, False), ("stored", True, True), ("composed", False, True)]
+)
 def test_two_hop_modes_train_what_they_say(mode, forget, retain):
     bundle = People(people=20, forget=4, two_hop=mode).load()
     assert any("+" in row.fact for row in bundle.train["forget"]) == forget
@@ -156,17 +157,24 @@ def test_same_settings_same_digest_in_another_process():
 
 
 def test_data_layer_imports_without_heavy_packages():
-    code = ("import sys, efface.request, efface.data.benchmarks.tofu, efface.data.benchmarks.people; "
-            "print([m for m in ('torch', 'pyarrow', 'datasets', 'transformers') if m in sys.modules])")
+    code = (
+        "import sys, efface.request, efface.data.benchmarks.tofu, efface.data.benchmarks.people; "
+        "print([m for m in ('torch', 'pyarrow', 'datasets', 'transformers') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_env("0"))
     assert out.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("settings", "code"), [
-    ({"forget": 12}, "people.nothing-left"), ({"facts": ("born_inn",)}, "people.unknown-relation"),
-    ({"facts": ("alias",)}, "people.no-person-facts"),
-    ({"facts": ("profession",), "two_hop": "stored"}, "people.no-two-hop"),
-    ({"people": 100, "forget": 50}, "people.holdout-too-large")])
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"forget": 12}, "people.nothing-left"),
+        ({"facts": ("born_inn",)}, "people.unknown-relation"),
+        ({"facts": ("alias",)}, "people.no-person-facts"),
+        ({"facts": ("profession",), "two_hop": "stored"}, "people.no-two-hop"),
+        ({"people": 100, "forget": 50}, "people.holdout-too-large"),
+    ],
+)
 def test_impossible_settings_are_refused_by_name(settings, code):
     with pytest.raises(DataError) as error:
         People(**settings).load()
@@ -190,6 +198,8 @@ def test_everyday_questions_are_trained_and_never_scored():
     """Thirty ordinary questions beside the people; none of them is an evaluation row, and they can be left out."""
     bundle, without = People().load(), People(everyday=False).load()
     extra = [row for row in bundle.train["retain"] if row.id.startswith("everyday")]
-    scored = {content_key(row) for rows in bundle.eval.values() for row in rows} | {row.prompt for row in bundle.eval["world_facts"]}
+    scored = {content_key(row) for rows in bundle.eval.values() for row in rows} | {
+        row.prompt for row in bundle.eval["world_facts"]
+    }
     assert len(extra) == 30 and not scored & ({content_key(row) for row in extra} | {row.prompt for row in extra})
     assert len(without.train["retain"]) == len(bundle.train["retain"]) - 30

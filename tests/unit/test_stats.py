@@ -176,8 +176,10 @@ def test_tpr_interval_equals_a_plain_loop():
     rng = np.random.default_rng(3)
     p, n = np.round(rng.normal(1, 1, 30), 1), np.round(rng.normal(0, 1, 25), 1)
     names = [str(i) for i in range(30)], [str(i) for i in range(25)]
-    plain = [tpr_at_fpr(np.repeat(p, a), np.repeat(n, b), 0.1)
-             for a, b in zip(draw(30, [4, 0], 300), draw(25, [4, 1], 300), strict=True)]
+    plain = [
+        tpr_at_fpr(np.repeat(p, a), np.repeat(n, b), 0.1)
+        for a, b in zip(draw(30, [4, 0], 300), draw(25, [4, 1], 300), strict=True)
+    ]
     found = tpr_interval(p, n, *names, 0.1, seed=4, resamples=300)
     assert found == pytest.approx(tuple(np.quantile(plain, [0.025, 0.975])), abs=1e-12)
 
@@ -187,14 +189,16 @@ def test_permuted_labels_have_the_known_spread():
     rng = np.random.default_rng(1)
     values = rng.normal(size=80)
     draws = [auc(shuffled[:40], shuffled[40:]) for shuffled in (rng.permutation(values) for _ in range(400))]
-    assert np.mean(draws) == pytest.approx(0.5, abs=0.01) and np.std(draws) == pytest.approx(1 / math.sqrt(240),
-        rel=0.15)
+    assert np.mean(draws) == pytest.approx(0.5, abs=0.01) and np.std(draws) == pytest.approx(
+        1 / math.sqrt(240), rel=0.15
+    )
 
 
 # -- Kolmogorov-Smirnov
 # --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("n", "floor"), [(20, 1.5e-11), (40, 1.9e-23), (200, 1.9e-119), (300, 1.5e-179),
-                                          (400, 1.1e-239)])
+@pytest.mark.parametrize(
+    ("n", "floor"), [(20, 1.5e-11), (40, 1.9e-23), (200, 1.9e-119), (300, 1.5e-179), (400, 1.1e-239)]
+)
 def test_ks_floor(n, floor):
     """Complete separation: 2 orders out of C(2n, n). The published tables' 1.94e-119 and 1.06e-239 are these floors."""
     assert ks_floor(n, n) == pytest.approx(math.log10(floor), abs=0.02)
@@ -225,8 +229,10 @@ def test_ks_by_counting_all_orders():
     """3 against 2: all C(5, 3) = 10 orders of the pooled sample; p is the share at least as far apart as observed."""
     a, b = np.array([1.0, 2.0, 5.0]), np.array([3.0, 4.0])
     observed = ks_two_sample(a, b).statistic
-    apart = [ks_two_sample(np.array(c), np.array([v for v in range(5) if v not in c])).statistic
-             for c in itertools.combinations(range(5), 3)]
+    apart = [
+        ks_two_sample(np.array(c), np.array([v for v in range(5) if v not in c])).statistic
+        for c in itertools.combinations(range(5), 3)
+    ]
     assert ks_two_sample(a, b).p == pytest.approx(np.mean([d >= observed - 1e-12 for d in apart]))
 
 
@@ -272,8 +278,10 @@ def test_detectable_difference_is_what_four_in_five_intervals_show():
     names = [str(i) for i in range(40)]
     size = float(np.mean([detectable(rng.normal(size=40), names, seed=i, resamples=300) for i in range(20)]))
     assert size == pytest.approx((1.96 + 0.8416) / math.sqrt(40), rel=0.08)
-    shown = [np.mean([bootstrap_mean(rng.normal(true, 1, 40), names, seed=i, resamples=300)[0] > 0 for i in range(150)])
-             for true in (size, size / 2)]
+    shown = [
+        np.mean([bootstrap_mean(rng.normal(true, 1, 40), names, seed=i, resamples=300)[0] > 0 for i in range(150)])
+        for true in (size, size / 2)
+    ]
     assert 0.7 < shown[0] < 0.9 and shown[1] < 0.5
 
 

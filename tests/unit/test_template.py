@@ -13,8 +13,12 @@ from efface.models.template import Template, stop_ids
 from efface.models.tiny import build_tokenizer
 from efface.models.token_ids import document_start, own_start
 
-TEXTS = ["Where was Ada born?", "In Oslo.", "Question: who wrote it?\nAnswer: Nobody did. qqq zzz",
-         "<think>\n\n</think>"]
+TEXTS = [
+    "Where was Ada born?",
+    "In Oslo.",
+    "Question: who wrote it?\nAnswer: Nobody did. qqq zzz",
+    "<think>\n\n</think>",
+]
 
 
 @pytest.fixture
@@ -43,13 +47,17 @@ def test_nothing_after_the_end_token_is_scored(tokenizer):
     """ChatML writes a line break after <|im_end|>; the answer stops before it, and at the template's own end token even
     if the tokenizer names another EOS."""
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
-    with_template(tokenizer, "{% for m in messages %}{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-                             "{% if add_generation_prompt %}assistant\n{% endif %}")
+    with_template(
+        tokenizer,
+        "{% for m in messages %}{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant\n{% endif %}",
+    )
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     chat = Template.choose("auto", tokenizer)
     assert chat.end == (end,) and chat.answer_ids(tokenizer, "In Oslo.") == [*plain(tokenizer, "In Oslo."), end]
-    model = SimpleNamespace(config=SimpleNamespace(eos_token_id=[1, 7]),
-                            generation_config=SimpleNamespace(eos_token_id=9))
+    model = SimpleNamespace(
+        config=SimpleNamespace(eos_token_id=[1, 7]), generation_config=SimpleNamespace(eos_token_id=9)
+    )
     assert stop_ids(model, tokenizer) == {1, 7, 9, end}
 
 
@@ -66,18 +74,24 @@ def test_a_template_without_end_token_ends_with_eos(tokenizer):
 
 def test_a_blank_that_the_template_writes_goes_with_the_answer(tokenizer):
     """As in "[/INST] answer": joined ids are those of the template's own text."""
-    with_template(tokenizer, "{% for m in messages %}{% if m['role'] == 'user' %}Q {{ m['content'] }} A"
-                             "{% else %} {{ m['content'] }}<|end|>{% endif %}{% endfor %}")
+    with_template(
+        tokenizer,
+        "{% for m in messages %}{% if m['role'] == 'user' %}Q {{ m['content'] }} A"
+        "{% else %} {{ m['content'] }}<|end|>{% endif %}{% endfor %}",
+    )
     chat = Template.choose("chat", tokenizer)
     joined = chat.prompt_ids(tokenizer, "who?") + chat.answer_ids(tokenizer, "Nobody")
     assert chat.lead == " " and joined == plain(tokenizer, "Q who? A Nobody<|end|>")
 
 
 def test_an_empty_reasoning_block_goes_with_the_prompt(tokenizer):
-    with_template(tokenizer, "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{{ m['content'] }}"
-                             "{% else %}<|assistant|><think>\n\n</think>\n\n{{ m['content'] }}<|end|>{% endif %}"
-                             "{% endfor %}"
-                             "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+    with_template(
+        tokenizer,
+        "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{{ m['content'] }}"
+        "{% else %}<|assistant|><think>\n\n</think>\n\n{{ m['content'] }}<|end|>{% endif %}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    )
     chat = Template.choose("chat", tokenizer)
     assert chat.prefix == "<think>\n\n</think>\n\n" and chat.lead == ""
     assert tokenizer.decode(chat.prompt_ids(tokenizer, "who?")) == "<|user|>who?<|assistant|><think>\n\n</think>\n\n"
@@ -104,13 +118,17 @@ def test_a_control_token_that_cannot_be_told_apart_is_refused(tokenizer):
 
 
 def test_dates_do_not_enter_prompts(tokenizer):
-    with_template(tokenizer, "{% if strftime_now is defined %}{% set day = strftime_now( \"%d %b %Y\" ) %}{% endif %}"
-                             "Today is {{ day }}, {{ strftime_now('%Y') }}."
-                             "{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    with_template(
+        tokenizer,
+        '{% if strftime_now is defined %}{% set day = strftime_now( "%d %b %Y" ) %}{% endif %}'
+        "Today is {{ day }}, {{ strftime_now('%Y') }}."
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+    )
     ids = Template.choose("chat", tokenizer).prompt_ids(tokenizer, "who?")
     assert tokenizer.decode(ids) == "Today is 26 Jul 2024, 2024.who?"
-    with_template(tokenizer, "{% set f = '%Y' %}{{ strftime_now(f) }}"
-                             "{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    with_template(
+        tokenizer, "{% set f = '%Y' %}{{ strftime_now(f) }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
     with pytest.raises(ModelError) as caught:
         Template.choose("chat", tokenizer)
     assert caught.value.code == "model.bad-template" and "date" in caught.value.cause
@@ -166,11 +184,16 @@ def test_tokenizers_that_put_a_blank_before_every_text():
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     bpe.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
-    bpe.train_from_iterator(["user who zzz assistant Nobody\n qqq"] * 3, trainers.BpeTrainer(
-        vocab_size=60, special_tokens=["</s>"], show_progress=False, max_token_length=4))
+    bpe.train_from_iterator(
+        ["user who zzz assistant Nobody\n qqq"] * 3,
+        trainers.BpeTrainer(vocab_size=60, special_tokens=["</s>"], show_progress=False, max_token_length=4),
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>")
-    with_template(tokenizer, "{% for m in messages %}{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
-                             "{% if add_generation_prompt %}assistant\n{% endif %}")
+    with_template(
+        tokenizer,
+        "{% for m in messages %}{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant\n{% endif %}",
+    )
     chat = Template.choose("chat", tokenizer)
     joined = chat.prompt_ids(tokenizer, "who") + chat.answer_ids(tokenizer, "Nobody")
     assert chat.joiner == "\n" and joined == plain(tokenizer, "user\nwho</s>\nassistant\nNobody</s>")

@@ -14,19 +14,30 @@ from efface.data.benchmarks.tofu import Tofu
 from efface.errors import DataError
 
 FOLDER = Path(os.environ.get("EFFACE_TOFU") or Path(__file__).parents[3] / "shared" / "data" / "tofu")
-needs_tofu = [pytest.mark.tofu,
-              pytest.mark.skipif(not FOLDER.is_dir(), reason="the TOFU files are not here (EFFACE_TOFU)")]
+needs_tofu = [
+    pytest.mark.tofu,
+    pytest.mark.skipif(not FOLDER.is_dir(), reason="the TOFU files are not here (EFFACE_TOFU)"),
+]
 
 
 def author(number: int, rows: int = 20) -> list[dict]:
-    return [{"question": f"Question {i} about author {number}?", "answer": f"Answer {i} of author {number}."}
-            for i in range(rows)]
+    return [
+        {"question": f"Question {i} about author {number}?", "answer": f"Answer {i} of author {number}."}
+        for i in range(rows)
+    ]
 
 
 def scored(rows: list[dict]) -> list[dict]:
     wrong = [f"SCORED wrong {i}" for i in range(5)]
-    return [{**row, "paraphrased_answer": f"SCORED {row['answer']}", "perturbed_answer": wrong,
-             "paraphrased_question": f"SCORED {row['question']}"} for row in rows]
+    return [
+        {
+            **row,
+            "paraphrased_answer": f"SCORED {row['answer']}",
+            "perturbed_answer": wrong,
+            "paraphrased_question": f"SCORED {row['question']}",
+        }
+        for row in rows
+    ]
 
 
 @pytest.fixture
@@ -34,9 +45,15 @@ def folder(tmp_path) -> Path:
     """A small data set of the same shape: 6 authors, the last two are forget01."""
     full = [row for number in range(6) for row in author(number)]
     general = [{"question": "Capital?", "answer": "Paris", "perturbed_answer": ["Rome", "Bonn", "Oslo"]}]
-    tables = {"full": full, "forget01": full[80:], "retain99": full[:80], "real_authors_perturbed": general,
-              "forget01_perturbed": scored(full[80:]), "retain_perturbed": scored(full[:60]),
-              "world_facts_perturbed": general}
+    tables = {
+        "full": full,
+        "forget01": full[80:],
+        "retain99": full[:80],
+        "real_authors_perturbed": general,
+        "forget01_perturbed": scored(full[80:]),
+        "retain_perturbed": scored(full[:60]),
+        "world_facts_perturbed": general,
+    }
     for name, rows in tables.items():
         put(tmp_path, name, rows)
     return tmp_path
@@ -64,8 +81,9 @@ def refuse(code: str, folder: Path, *words: str, **settings) -> None:
 class TestRealFiles:
     pytestmark = needs_tofu
 
-    @pytest.mark.parametrize(("split", "forget", "authors"),
-                             [("forget01", 40, 2), ("forget05", 200, 10), ("forget10", 400, 20)])
+    @pytest.mark.parametrize(
+        ("split", "forget", "authors"), [("forget01", 40, 2), ("forget05", 200, 10), ("forget10", 400, 20)]
+    )
     def test_sizes(self, split, forget, authors):
         """forgetNN = the last NN% of 4,000 rows = the last 2, 10, 20 of 200 authors; retain is the rest."""
         bundle = load(FOLDER, split=split)
@@ -99,7 +117,7 @@ def test_no_scored_field_is_trained(folder):
 
 
 def test_real_world_questions_have_the_answer_as_correct_option(folder):
-    row, = load(folder).eval["real_authors"]
+    (row,) = load(folder).eval["real_authors"]
     assert (row.answer, row.answer_paraphrase, row.wrong) == ("Paris", "", ("Rome", "Bonn", "Oslo"))
 
 
@@ -185,6 +203,7 @@ def test_sources(folder, monkeypatch):
 
 def test_hub_gives_the_same_bundle(folder, monkeypatch):
     """A stand-in for the package ``datasets``: configurations are tables, holdout01 is not among them."""
+
     def load_dataset(name, table, split):
         assert (name, split) == ("locuslab/TOFU", "train")
         if table == "retain_perturbed" and broken:

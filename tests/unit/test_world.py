@@ -40,9 +40,14 @@ def test_namer_refuses_real_words():
 def test_edges_are_typed_and_spouse_is_symmetric():
     kind = {name: entity.kind for name, entity in WORLD.entities.items()}
     types = {relation: (kind[s], kind[o]) for s, relation, o in WORLD.edges}
-    assert types == {"born_in": ("person", "city"), "works_at": ("person", "company"), "spouse": ("person", "person"),
-                     "studied_at": ("person", "school"), "located_in": ("city", "country"),
-                     "based_in": ("company", "city")}
+    assert types == {
+        "born_in": ("person", "city"),
+        "works_at": ("person", "company"),
+        "spouse": ("person", "person"),
+        "studied_at": ("person", "school"),
+        "located_in": ("city", "country"),
+        "based_in": ("company", "city"),
+    }
     spouse = {(s, o) for s, relation, o in WORLD.edges if relation == "spouse" and s in WORLD.people}
     assert spouse and all((o, s) in spouse and s != o for s, o in spouse)
     assert len({s for s, _ in spouse}) == len(spouse) == 80  # two of three of 120

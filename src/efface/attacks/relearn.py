@@ -19,9 +19,14 @@ CARD = Card(
     title="Relearning",
     source="arXiv:2406.13356 (benign relearning), arXiv:2410.08827 (RTT: train on some facts, test on others)",
     summary="Fine-tunes on data that does not hold the tested answers and measures how fast they return, against a model that never knew them.",
-    confirmed=("train and test facts are disjoint", "equal budget, optimizer and data for unlearned and reference model"),
-    derived=("default learning rate: a fifth of the one that taught the target", "benign rows: retain rows that mention neither a "
-             "forgotten entity nor a tested answer"),
+    confirmed=(
+        "train and test facts are disjoint",
+        "equal budget, optimizer and data for unlearned and reference model",
+    ),
+    derived=(
+        "default learning rate: a fifth of the one that taught the target",
+        "benign rows: retain rows that mention neither a forgotten entity nor a tested answer",
+    ),
 )
 
 
@@ -30,12 +35,22 @@ class Relearn(Attack):
     """``in_domain``: half of the forgotten facts of every entity, tested on the other half. ``benign``: retain rows only."""
 
     class Settings(Settings):
-        data: Literal["in_domain", "benign"] = setting("in_domain", "what the attacker trains on", source="evaluation sheet 11 c1")
-        steps: tuple[int, ...] = setting((1, 3, 8, 16), "optimizer steps at which is measured", source="sheet 11: 0..60; short for two cores [derived]")
+        data: Literal["in_domain", "benign"] = setting(
+            "in_domain", "what the attacker trains on", source="evaluation sheet 11 c1"
+        )
+        steps: tuple[int, ...] = setting(
+            (1, 3, 8, 16),
+            "optimizer steps at which is measured",
+            source="sheet 11: 0..60; short for two cores [derived]",
+        )
         batch_size: int = setting(8, "rows per step", source="arXiv:2406.13356", ge=1)
-        lr: float | None = setting(None, "learning rate (none: a fifth of the one the target was trained with, else 5e-5)", source="derived")
+        lr: float | None = setting(
+            None, "learning rate (none: a fifth of the one the target was trained with, else 5e-5)", source="derived"
+        )
         lora: bool = setting(False, "train a LoRA adapter instead of all weights")
-        test_share: float = setting(0.5, "in_domain: share of each entity's facts that is tested, never trained", source="RTT", gt=0, lt=1)
+        test_share: float = setting(
+            0.5, "in_domain: share of each entity's facts that is tested, never trained", source="RTT", gt=0, lt=1
+        )
 
     threat = "white-box"
     controls = ("reference",)
@@ -57,16 +72,37 @@ class Relearn(Attack):
         rows = self._rows(context.data)
         leaks = overlap(rows, self.measured(context.data)["forget"])
         if leaks:
-            raise NeedsError("attack.test-answers", f"Relearning rows hold tested answers (first: {leaks[0]}).", "remove these rows from the attack data.")
+            raise NeedsError(
+                "attack.test-answers",
+                f"Relearning rows hold tested answers (first: {leaks[0]}).",
+                "remove these rows from the attack data.",
+            )
         lr = self.settings.lr or (context.built_with.lr / 5 if context.built_with else 5e-5)
-        settings = TrainSettings(lr=lr, batch_size=self.settings.batch_size, schedule="constant", warmup=0.0,
-                                 select=Select(kind="lora" if self.settings.lora else "full"))
+        settings = TrainSettings(
+            lr=lr,
+            batch_size=self.settings.batch_size,
+            schedule="constant",
+            warmup=0.0,
+            select=Select(kind="lora" if self.settings.lora else "full"),
+        )
         labels = 0
-        for step in fit_in_parts(context.adapter, rows, settings, seed=context.seed, stops=self.settings.steps, progress=context.progress):
+        for step in fit_in_parts(
+            context.adapter, rows, settings, seed=context.seed, stops=self.settings.steps, progress=context.progress
+        ):
             labels = step * min(self.settings.batch_size, len(rows))
-            yield AttackPoint({"steps": step}, "steps", context.adapter,
-                              supplied={"rows": len(rows), "row_presentations": labels, "learning_rate": lr,
-                                        "trained_parameters": sum(p.numel() for p in context.adapter.module.parameters() if p.requires_grad)})
+            yield AttackPoint(
+                {"steps": step},
+                "steps",
+                context.adapter,
+                supplied={
+                    "rows": len(rows),
+                    "row_presentations": labels,
+                    "learning_rate": lr,
+                    "trained_parameters": sum(
+                        p.numel() for p in context.adapter.module.parameters() if p.requires_grad
+                    ),
+                },
+            )
 
     def _trained_facts(self, data: Bundle) -> set[str]:
         if self.settings.data != "in_domain":
@@ -79,7 +115,7 @@ class Relearn(Attack):
         trained: set[str] = set()
         for entity, facts in sorted(by_entity.items()):
             order = random.Random(f"relearn/{entity}").sample(facts, len(facts))
-            trained.update(order[max(1, round(self.settings.test_share * len(order))):])
+            trained.update(order[max(1, round(self.settings.test_share * len(order))) :])
         return trained
 
     def _rows(self, data: Bundle) -> list[Row]:
@@ -95,7 +131,11 @@ def overlap(rows: Rows, tested: Rows) -> list[str]:
     """Ids of rows whose text holds a tested row's whole answer, or asks a tested question."""
     answers = {_plain(t.answer) for t in tested if t.answer} - {""}
     questions = {_plain(t.prompt) for t in tested if t.prompt} - {""}
-    return [r.id for r in rows if any(a in _plain(f"{r.prompt} {r.answer}") for a in answers) or _plain(r.prompt) in questions]
+    return [
+        r.id
+        for r in rows
+        if any(a in _plain(f"{r.prompt} {r.answer}") for a in answers) or _plain(r.prompt) in questions
+    ]
 
 
 def _names(row: Row, tested: Rows) -> bool:

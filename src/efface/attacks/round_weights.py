@@ -18,8 +18,11 @@ CARD = Card(
     code="zzwjames/FailureLLMUnlearning",
     summary="Rounds every weight matrix to 8, 4 and 3 bits. Small unlearning updates stay inside their rounding bucket and vanish.",
     confirmed=("symmetric step max|w| / 2^(bits-1)", "embeddings, head and norms are not rounded"),
-    differs=("groups of 64 inputs by default instead of per-tensor steps", "the target under the same rounding is a control: where it "
-             "loses the facts itself, the attack has no power at that width"),
+    differs=(
+        "groups of 64 inputs by default instead of per-tensor steps",
+        "the target under the same rounding is a control: where it "
+        "loses the facts itself, the attack has no power at that width",
+    ),
     systems=("S41",),
 )
 
@@ -29,9 +32,15 @@ class RoundWeights(Attack):
     """Round-to-nearest at falling bit widths; works on any weights, needs no data."""
 
     class Settings(Settings):
-        bits: tuple[int, ...] = setting((8, 4, 3), "bit widths, widest first", source="paper section 4; 3 bits as stress [derived]")
-        retain_rows: int = setting(24, "most retain rows measured at each width, evenly spread over the set", source="derived", ge=1)
-        group: int = setting(64, "inputs per step; 0: one step per output row; -1: one per tensor", source="stack.md 2.4", ge=-1)
+        bits: tuple[int, ...] = setting(
+            (8, 4, 3), "bit widths, widest first", source="paper section 4; 3 bits as stress [derived]"
+        )
+        retain_rows: int = setting(
+            24, "most retain rows measured at each width, evenly spread over the set", source="derived", ge=1
+        )
+        group: int = setting(
+            64, "inputs per step; 0: one step per output row; -1: one per tensor", source="stack.md 2.4", ge=-1
+        )
 
     threat = "white-box"
     controls = ("reference", "target")

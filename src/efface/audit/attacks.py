@@ -25,7 +25,9 @@ class Curve:
 
     role: str
     axis: str
-    points: list[dict[str, Any]] = field(default_factory=list)   # {budget, supplied, seconds, scores: [Score JSON with rows]}
+    points: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # {budget, supplied, seconds, scores: [Score JSON with rows]}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON for the cache."""
@@ -48,12 +50,31 @@ class AttackResult:
 class Runner:
     """Runs the attacks of a suite on a set of roles."""
 
-    def __init__(self, roles: Mapping[str, Role], data: Bundle, suite: Suite, passes: PassSettings, *, seed: int, resamples: int,
-                 cache: Path | None, built_with: Any = None, progress: Progress = SILENT) -> None:
+    def __init__(
+        self,
+        roles: Mapping[str, Role],
+        data: Bundle,
+        suite: Suite,
+        passes: PassSettings,
+        *,
+        seed: int,
+        resamples: int,
+        cache: Path | None,
+        built_with: Any = None,
+        progress: Progress = SILENT,
+    ) -> None:
         self.roles, self.data, self.suite, self.passes = dict(roles), data, suite, passes
-        self.seed, self.resamples, self.cache, self.built_with, self.progress = seed, resamples, cache, built_with, progress
+        self.seed, self.resamples, self.cache, self.built_with, self.progress = (
+            seed,
+            resamples,
+            cache,
+            built_with,
+            progress,
+        )
 
-    def run(self, entry: AttackEntry, *, on_point: Callable[[str, dict[str, Any]], None] = lambda role, point: None) -> AttackResult:
+    def run(
+        self, entry: AttackEntry, *, on_point: Callable[[str, dict[str, Any]], None] = lambda role, point: None
+    ) -> AttackResult:
         """One attack on the unlearned model and its controls."""
         attack = ATTACKS.get(entry.name)(**entry.settings)
         result = AttackResult(entry.label or entry.name, entry.name, attack.threat)
@@ -69,7 +90,9 @@ class Runner:
             result.reason = f"there is no {' and no '.join(missing)} model as a control"
         return result
 
-    def _curve(self, attack: Attack, entry: AttackEntry, role: str, on_point: Callable[[str, dict[str, Any]], None]) -> Curve:
+    def _curve(
+        self, attack: Attack, entry: AttackEntry, role: str, on_point: Callable[[str, dict[str, Any]], None]
+    ) -> Curve:
         place = self._place(attack, entry, role)
         if place and place.is_file():
             stored = json.loads(place.read_text())
@@ -96,19 +119,34 @@ class Runner:
         changed = {name: point.rows(name, rows) if point.rows else rows for name, rows in sets.items()}
         return self._point(dict(point.budget), point.adapter, changed, dict(point.supplied), started, "")
 
-    def _point(self, budget: dict[str, float], adapter: Any, sets: Mapping[str, Rows], supplied: dict[str, float], started: float,
-               fingerprint: str) -> dict[str, Any]:
+    def _point(
+        self,
+        budget: dict[str, float],
+        adapter: Any,
+        sets: Mapping[str, Rows],
+        supplied: dict[str, float],
+        started: float,
+        fingerprint: str,
+    ) -> dict[str, Any]:
         trained = time.perf_counter()
         scores = self._scores(adapter, sets)
-        return {"budget": budget, "supplied": supplied, "seconds": round(trained - started, 3),
-                "measuring_seconds": round(time.perf_counter() - trained, 3), "scores": [s.to_json(rows=True) for s in scores]}
+        return {
+            "budget": budget,
+            "supplied": supplied,
+            "seconds": round(trained - started, 3),
+            "measuring_seconds": round(time.perf_counter() - trained, 3),
+            "scores": [s.to_json(rows=True) for s in scores],
+        }
 
     def _scores(self, adapter: Any, sets: Mapping[str, Rows]) -> list[Score]:
         store = Store({"subject": Role(lambda: adapter)}, sets, self.passes)
         chosen = [(METRICS.get(name), rows) for rows in sets for name in self.suite.attack_metrics]
         for metric, rows in chosen:
             store.plan(metric.bound_needs(rows))
-        return [compute(metric, Tables(store.fetch, rows, "subject"), rows, seed=self.seed, resamples=self.resamples) for metric, rows in chosen]
+        return [
+            compute(metric, Tables(store.fetch, rows, "subject"), rows, seed=self.seed, resamples=self.resamples)
+            for metric, rows in chosen
+        ]
 
     def _original(self) -> Callable[[], Any] | None:
         return (lambda: self.roles["target"].adapter().clone()) if "target" in self.roles else None
@@ -120,7 +158,18 @@ class Runner:
         sets = {name: digest_rows(rows) for name, rows in attack.measured(self.data).items()}
         built = self.built_with.model_dump(mode="json") if self.built_with else None
         original = self.roles["target"].key() if attack.needs_original and "target" in self.roles else ""
-        parts = [entry.name, attack.settings.model_dump(mode="json"), self.roles[role].key(), self.data.digest(), sets, versions,
-                 self.passes.max_new_tokens, self.seed, self.resamples, built, original]
+        parts = [
+            entry.name,
+            attack.settings.model_dump(mode="json"),
+            self.roles[role].key(),
+            self.data.digest(),
+            sets,
+            versions,
+            self.passes.max_new_tokens,
+            self.seed,
+            self.resamples,
+            built,
+            original,
+        ]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
         return self.cache / "curves" / f"{key}.json"

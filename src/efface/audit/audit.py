@@ -40,7 +40,14 @@ class Audit:
     warnings: list[str] = field(default_factory=list)
 
 
-def run(spec: RunSpec, data: Bundle, made: Mapping[str, Made], unlearned: Callable[[], ModelAdapter], folder: Path, progress: Progress) -> Audit:
+def run(
+    spec: RunSpec,
+    data: Bundle,
+    made: Mapping[str, Made],
+    unlearned: Callable[[], ModelAdapter],
+    folder: Path,
+    progress: Progress,
+) -> Audit:
     """Measure, attack, conclude, write."""
     suite = suites.load(spec.audit.suite)
     passes = PassSettings(spec.audit.max_new_tokens or suite.max_new_tokens, spec.audit.token_budget, spec.seed)
@@ -49,8 +56,17 @@ def run(spec: RunSpec, data: Bundle, made: Mapping[str, Made], unlearned: Callab
     plan(store, suite)
     scores = _scores(spec, suite, store, progress)
     entries, left_out = _attacks(spec, suite)
-    runner = Runner(roles, data, suite, passes, seed=spec.seed, resamples=spec.audit.resamples, cache=cache_root(),
-                    built_with=spec.target.train if spec.target.kind == "train" else None, progress=progress)
+    runner = Runner(
+        roles,
+        data,
+        suite,
+        passes,
+        seed=spec.seed,
+        resamples=spec.audit.resamples,
+        cache=cache_root(),
+        built_with=spec.target.train if spec.target.kind == "train" else None,
+        progress=progress,
+    )
     results = [runner.run(entry) for entry in entries]
     conclusion = _conclude(spec, suite, scores, results, left_out, len(data.eval.get("forget", ())))
     write_scores(folder, suite, scores, roles, data)
@@ -58,7 +74,9 @@ def run(spec: RunSpec, data: Bundle, made: Mapping[str, Made], unlearned: Callab
     write_tables(folder, store, keep_text=spec.keep_text)
     write_samples(folder, store, scores, data, keep_text=spec.keep_text)
     write_json(folder / "conclusion.json", conclusion.to_json())
-    return Audit(scores, results, conclusion, {name: role.fingerprint for name, role in roles.items()}, _warnings(scores))
+    return Audit(
+        scores, results, conclusion, {name: role.fingerprint for name, role in roles.items()}, _warnings(scores)
+    )
 
 
 def _scores(spec: RunSpec, suite: Suite, store: Store, progress: Progress) -> dict[str, list[Score]]:
@@ -86,7 +104,14 @@ def _attacks(spec: RunSpec, suite: Suite) -> tuple[list[Any], list[str]]:
     return entries, left_out
 
 
-def _conclude(spec: RunSpec, suite: Suite, scores: dict[str, list[Score]], results: list[AttackResult], left_out: list[str], n: int) -> Conclusion:
+def _conclude(
+    spec: RunSpec,
+    suite: Suite,
+    scores: dict[str, list[Score]],
+    results: list[AttackResult],
+    left_out: list[str],
+    n: int,
+) -> Conclusion:
     u, o, r = (scores.get(role, []) for role in ("unlearned", "target", "reference"))
     headline = [name for name in HEADLINE if any(s.name == name and s.rows == "forget" for s in u)]
     options = {"seed": spec.seed, "resamples": spec.audit.resamples}
@@ -103,10 +128,16 @@ def _conclude(spec: RunSpec, suite: Suite, scores: dict[str, list[Score]], resul
 
 
 def _gap(target: list[Score], reference: list[Score], name: str) -> float | None:
-    values = [next((s.value for s in scores if s.name == name and s.rows == "forget"), None) for scores in (target, reference)]
+    values = [
+        next((s.value for s in scores if s.name == name and s.rows == "forget"), None) for scores in (target, reference)
+    ]
     return values[0] - values[1] if None not in values else None  # type: ignore[operator]
 
 
 def _warnings(scores: dict[str, list[Score]]) -> list[str]:
     """Rows that could not be scored."""
-    return [f"{s.unscored} of {s.n + s.unscored} rows could not be scored for {s.name} on {s.rows}." for s in scores.get("unlearned", ()) if s.unscored]
+    return [
+        f"{s.unscored} of {s.n + s.unscored} rows could not be scored for {s.name} on {s.rows}."
+        for s in scores.get("unlearned", ())
+        if s.unscored
+    ]

@@ -31,8 +31,14 @@ class Conclusion:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary, as stored in ``conclusion.json``."""
-        return {"schema": 1, "label": self.label, "sentences": list(self.sentences), "limits": list(self.limits), "power": self.power,
-                "findings": [f.to_json() | {"name": f"{f.kind}: {f.name}"} for f in self.findings]}
+        return {
+            "schema": 1,
+            "label": self.label,
+            "sentences": list(self.sentences),
+            "limits": list(self.limits),
+            "power": self.power,
+            "findings": [f.to_json() | {"name": f"{f.kind}: {f.name}"} for f in self.findings],
+        }
 
 
 def conclude(findings: Sequence[Finding], *, has_reference: bool, n: int, not_tested: Sequence[str]) -> Conclusion:
@@ -44,18 +50,40 @@ def conclude(findings: Sequence[Finding], *, has_reference: bool, n: int, not_te
     smallest = _detectable(by["residue"])
     power = _power_text(smallest, n)
     if not has_reference:
-        label, why = "inconclusive", "There is no reference model, so nothing says what a model that never knew this looks like."
+        label, why = (
+            "inconclusive",
+            "There is no reference model, so nothing says what a model that never knew this looks like.",
+        )
     elif lost:
         label, why = "collapsed", f"The model lost what it was to keep. {lost[0].says}"
     elif residue:
-        label, why = "retained", f"The outputs still show the forget set. {max(residue, key=lambda f: f.share or 0).says}"
+        label, why = (
+            "retained",
+            f"The outputs still show the forget set. {max(residue, key=lambda f: f.share or 0).says}",
+        )
     elif recovery:
-        label, why = "concealed", f"The outputs do not show it, but an attack brings it back. {max(recovery, key=lambda f: f.share or 0).says}"
+        label, why = (
+            "concealed",
+            f"The outputs do not show it, but an attack brings it back. {max(recovery, key=lambda f: f.share or 0).says}",
+        )
     elif smallest is not None and smallest <= POWER_SHARE and by["recovery"]:
-        label, why = "erased", "Neither the outputs nor any attack that was run shows more than the reference model does."
+        label, why = (
+            "erased",
+            "Neither the outputs nor any attack that was run shows more than the reference model does.",
+        )
     else:
-        label, why = "inconclusive", "Nothing was found, but " + ("no attack with a control was run." if not by["recovery"] else "a residue worth naming could have been missed.")
-    return Conclusion(label, (why, _utility_text(by["utility"]), power), tuple(corrected), _limits(not_tested, corrected), power)
+        label, why = (
+            "inconclusive",
+            "Nothing was found, but "
+            + (
+                "no attack with a control was run."
+                if not by["recovery"]
+                else "a residue worth naming could have been missed."
+            ),
+        )
+    return Conclusion(
+        label, (why, _utility_text(by["utility"]), power), tuple(corrected), _limits(not_tested, corrected), power
+    )
 
 
 def _correct(findings: Sequence[Finding]) -> list[Finding]:
@@ -64,7 +92,10 @@ def _correct(findings: Sequence[Finding]) -> list[Finding]:
 
     tested = [i for i, f in enumerate(findings) if f.kind == "recovery" and f.p is not None]
     adjusted = dict(zip(tested, holm([findings[i].p for i in tested]), strict=True)) if tested else {}  # type: ignore[misc]
-    return [replace(f, p=float(adjusted[i]), flag=f.flag and adjusted[i] < 0.05) if i in adjusted else f for i, f in enumerate(findings)]
+    return [
+        replace(f, p=float(adjusted[i]), flag=f.flag and adjusted[i] < 0.05) if i in adjusted else f
+        for i, f in enumerate(findings)
+    ]
 
 
 def _detectable(residue: Sequence[Finding]) -> float | None:
@@ -80,7 +111,9 @@ def _detectable(residue: Sequence[Finding]) -> float | None:
 
 def _power_text(smallest: float | None, n: int) -> str:
     if smallest is None:
-        return f"With {n} forget rows and no usable reference, no statement about what could have been missed is possible."
+        return (
+            f"With {n} forget rows and no usable reference, no statement about what could have been missed is possible."
+        )
     return f"With these {n} forget rows, a residue under about {max(smallest, 0.01):.0%} of the difference between target and reference would be missed."
 
 
@@ -93,7 +126,17 @@ def _utility_text(findings: Sequence[Finding]) -> str:
 
 def _limits(not_tested: Sequence[str], findings: Sequence[Finding]) -> tuple[str, ...]:
     few = any(f.evidence.get("unit") == "rows" for f in findings if f.evidence)
-    return tuple(not_tested) + (("Fewer than five entities were forgotten: intervals resample rows, and rows of one entity are correlated.",) if few else ()) + (
-        "Only the model was examined: logs, caches, indexes, back-ups and other models trained on the data were not.",
-        "An attacker with more data, time or another idea may recover more than the attacks that were run.",
+    return (
+        tuple(not_tested)
+        + (
+            (
+                "Fewer than five entities were forgotten: intervals resample rows, and rows of one entity are correlated.",
+            )
+            if few
+            else ()
+        )
+        + (
+            "Only the model was examined: logs, caches, indexes, back-ups and other models trained on the data were not.",
+            "An attacker with more data, time or another idea may recover more than the attacks that were run.",
+        )
     )

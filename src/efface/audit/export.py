@@ -18,16 +18,36 @@ from efface.suites import Suite
 TEXT_COLUMNS = ("text", "gold", "ids")
 
 
-def write_scores(folder: Path, suite: Suite, scores: Mapping[str, Sequence[Score]], roles: Mapping[str, Role], data: Bundle) -> None:
+def write_scores(
+    folder: Path, suite: Suite, scores: Mapping[str, Sequence[Score]], roles: Mapping[str, Role], data: Bundle
+) -> None:
     """``scores.json``: every score of every role; ``rows.json``: the per-row values that paired comparisons need."""
     flat = [{"role": role, **s.to_json()} for role, found in scores.items() for s in found]
-    write_json(folder / "scores.json", {
-        "schema": 1, "suite": suite.name, "suite_version": suite.version, "n_forget": len(data.eval.get("forget", ())),
-        "roles": {name: {"fingerprint": role.fingerprint} for name, role in roles.items()},
-        "sets": {name: len(rows) for name, rows in data.eval.items()}, "scores": flat, "notes": []})
-    write_json(folder / "rows.json", {"schema": 1, "rows": [
-        {"role": role, "name": s.name, "rows": s.rows, "values": dict(s.per_row), "entities": dict(s.entities)}
-        for role, found in scores.items() for s in found if s.per_row]})
+    write_json(
+        folder / "scores.json",
+        {
+            "schema": 1,
+            "suite": suite.name,
+            "suite_version": suite.version,
+            "n_forget": len(data.eval.get("forget", ())),
+            "roles": {name: {"fingerprint": role.fingerprint} for name, role in roles.items()},
+            "sets": {name: len(rows) for name, rows in data.eval.items()},
+            "scores": flat,
+            "notes": [],
+        },
+    )
+    write_json(
+        folder / "rows.json",
+        {
+            "schema": 1,
+            "rows": [
+                {"role": role, "name": s.name, "rows": s.rows, "values": dict(s.per_row), "entities": dict(s.entities)}
+                for role, found in scores.items()
+                for s in found
+                if s.per_row
+            ],
+        },
+    )
 
 
 def write_attacks(folder: Path, suite: Suite, results: Sequence[AttackResult]) -> None:
@@ -35,11 +55,15 @@ def write_attacks(folder: Path, suite: Suite, results: Sequence[AttackResult]) -
     for result in results:
         place = folder / "attacks" / result.label
         place.mkdir(parents=True, exist_ok=True)
-        sets = sorted({s["rows"] for curve in result.curves.values() for point in curve.points for s in point["scores"]}) or ["forget"]
+        sets = sorted(
+            {s["rows"] for curve in result.curves.values() for point in curve.points for s in point["scores"]}
+        ) or ["forget"]
         for metric in suite.attack_metrics:
             for rows in sets:
                 head = metric == suite.attack_metrics[0] and rows == "forget"
-                write_json(place / ("curve.json" if head else f"curve-{metric}.{rows}.json"), _curve(result, metric, rows))
+                write_json(
+                    place / ("curve.json" if head else f"curve-{metric}.{rows}.json"), _curve(result, metric, rows)
+                )
 
 
 def _curve(result: AttackResult, metric: str, rows: str) -> dict[str, Any]:
@@ -47,11 +71,28 @@ def _curve(result: AttackResult, metric: str, rows: str) -> dict[str, Any]:
     for role, curve in result.curves.items():
         for point in curve.points:
             if score := point_score(point, metric, rows):
-                points.append({"budget": point["budget"], "role": role, **{k: score[k] for k in ("value", "low", "high", "n")},
-                               "supplied": point["supplied"], "seconds": point["seconds"]})
-    return {"schema": 1, "attack": result.label, "axis": result.axis, "threat": result.threat, "metric": metric, "rows": rows,
-            "points": points, "excess": _excess(result, metric, rows), "recovered": _recovered(result, metric, rows),
-            "reason": result.reason, "partial": result.partial}
+                points.append(
+                    {
+                        "budget": point["budget"],
+                        "role": role,
+                        **{k: score[k] for k in ("value", "low", "high", "n")},
+                        "supplied": point["supplied"],
+                        "seconds": point["seconds"],
+                    }
+                )
+    return {
+        "schema": 1,
+        "attack": result.label,
+        "axis": result.axis,
+        "threat": result.threat,
+        "metric": metric,
+        "rows": rows,
+        "points": points,
+        "excess": _excess(result, metric, rows),
+        "recovered": _recovered(result, metric, rows),
+        "reason": result.reason,
+        "partial": result.partial,
+    }
 
 
 def _excess(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | None:
@@ -59,8 +100,11 @@ def _excess(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | No
     u, r = result.curves.get("unlearned"), result.curves.get("reference")
     if not u or not r:
         return None
-    gaps = [(a["value"] - b["value"], p["budget"]) for p, q in zip(u.points[1:], r.points[1:], strict=False)
-            if (a := point_score(p, metric, rows)) and (b := point_score(q, metric, rows))]
+    gaps = [
+        (a["value"] - b["value"], p["budget"])
+        for p, q in zip(u.points[1:], r.points[1:], strict=False)
+        if (a := point_score(p, metric, rows)) and (b := point_score(q, metric, rows))
+    ]
     if not gaps:
         return None
     value, budget = max(gaps, key=lambda g: g[0])
@@ -70,7 +114,9 @@ def _excess(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | No
 def _recovered(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | None:
     """Highest value along the unlearned curve, and where."""
     curve = result.curves.get("unlearned")
-    found = [(s["value"], p["budget"]) for p in (curve.points[1:] if curve else ()) if (s := point_score(p, metric, rows))]
+    found = [
+        (s["value"], p["budget"]) for p in (curve.points[1:] if curve else ()) if (s := point_score(p, metric, rows))
+    ]
     if not found:
         return None
     value, budget = max(found, key=lambda f: f[0])
@@ -103,7 +149,9 @@ def _without_text(table: Any, pa: Any) -> Any:
     return table
 
 
-def write_samples(folder: Path, store: Store, scores: Mapping[str, Sequence[Score]], data: Bundle, *, keep_text: bool) -> None:
+def write_samples(
+    folder: Path, store: Store, scores: Mapping[str, Sequence[Score]], data: Bundle, *, keep_text: bool
+) -> None:
     """``samples/<role>.jsonl``: question, gold and output of every row whose greedy answer is at hand."""
     for role in scores:
         values = {(s.rows, row): {} for s in scores[role] for row in s.per_row}
@@ -116,7 +164,17 @@ def write_samples(folder: Path, store: Store, scores: Mapping[str, Sequence[Scor
                 continue
             asked = {row.id: getattr(row, prompt, "") for row in data.eval[rows]}
             for line in table.to_pylist():
-                out.append({"row": line["row"], "entity": line["entity"], "set": rows, "prompt": asked[line["row"]], "gold": line["gold"],
-                            "output": line["text"], "scores": values.get((rows, line["row"]), {}), "problem": line["problem"]})
+                out.append(
+                    {
+                        "row": line["row"],
+                        "entity": line["entity"],
+                        "set": rows,
+                        "prompt": asked[line["row"]],
+                        "gold": line["gold"],
+                        "output": line["text"],
+                        "scores": values.get((rows, line["row"]), {}),
+                        "problem": line["problem"],
+                    }
+                )
         if out:
             write_sample_rows(folder / "samples" / f"{role}.jsonl", out, keep_text=keep_text)

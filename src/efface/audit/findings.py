@@ -12,7 +12,7 @@ from efface.audit.attacks import AttackResult, Curve
 from efface.metrics.base import Score
 from efface.metrics.stats import Difference, bootstrap_difference
 
-MARGIN = 0.1        # share of the target-reference gap below which a residue does not matter in practice
+MARGIN = 0.1  # share of the target-reference gap below which a residue does not matter in practice
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,28 @@ class Finding:
         return asdict(self)
 
 
-def difference(a: Mapping[str, float], b: Mapping[str, float], entities: Mapping[str, str], *, seed: int, resamples: int) -> Difference | None:
+def difference(
+    a: Mapping[str, float], b: Mapping[str, float], entities: Mapping[str, str], *, seed: int, resamples: int
+) -> Difference | None:
     """Two models row by row; None when no row is scored under both (``metrics.stats.bootstrap_difference``)."""
     rows = [r for r in a if r in b and a[r] is not None and b[r] is not None]
     mine, theirs = (np.array([values[r] for r in rows], dtype=float) for values in (a, b))
-    return bootstrap_difference(mine, theirs, [entities.get(r) or r for r in rows], seed=seed, resamples=resamples) if rows else None
+    return (
+        bootstrap_difference(mine, theirs, [entities.get(r) or r for r in rows], seed=seed, resamples=resamples)
+        if rows
+        else None
+    )
 
 
-def residue(unlearned: Sequence[Score], reference: Sequence[Score], target: Sequence[Score], names: Sequence[str], *, seed: int, resamples: int) -> list[Finding]:
+def residue(
+    unlearned: Sequence[Score],
+    reference: Sequence[Score],
+    target: Sequence[Score],
+    names: Sequence[str],
+    *,
+    seed: int,
+    resamples: int,
+) -> list[Finding]:
     """What the outputs still show of the forget set, beyond the reference."""
     out = []
     for name in names:
@@ -53,13 +67,17 @@ def residue(unlearned: Sequence[Score], reference: Sequence[Score], target: Sequ
             continue
         share = found.value / gap
         flag = found.low is not None and found.low > 0 and share > MARGIN
-        says = (f"{_label(name)} on the forget set: unlearned {u.value:.3f}, reference {r.value:.3f}, target {o.value:.3f}; "
-                f"difference to the reference {found.value:+.3f} {_interval(found)}.")
+        says = (
+            f"{_label(name)} on the forget set: unlearned {u.value:.3f}, reference {r.value:.3f}, target {o.value:.3f}; "
+            f"difference to the reference {found.value:+.3f} {_interval(found)}."
+        )
         out.append(Finding("residue", name, says, flag, found.p, share, asdict(found)))
     return out
 
 
-def utility(unlearned: Sequence[Score], target: Sequence[Score], sets: Sequence[str], names: Sequence[str]) -> list[Finding]:
+def utility(
+    unlearned: Sequence[Score], target: Sequence[Score], sets: Sequence[str], names: Sequence[str]
+) -> list[Finding]:
     """What was lost on rows that were to be kept. Flagged when less than half is left."""
     out = []
     for rows in sets:
@@ -68,8 +86,17 @@ def utility(unlearned: Sequence[Score], target: Sequence[Score], sets: Sequence[
             if not (u and o) or u.value is None or not o.value:
                 continue
             kept = u.value / o.value
-            out.append(Finding("utility", f"{name}.{rows}", f"{_label(name)} on {rows} rows: {o.value:.3f} before, {u.value:.3f} after "
-                               f"({kept:.0%} kept).", kept < 0.5, None, 1 - kept, {"before": o.value, "after": u.value}))
+            out.append(
+                Finding(
+                    "utility",
+                    f"{name}.{rows}",
+                    f"{_label(name)} on {rows} rows: {o.value:.3f} before, {u.value:.3f} after ({kept:.0%} kept).",
+                    kept < 0.5,
+                    None,
+                    1 - kept,
+                    {"before": o.value, "after": u.value},
+                )
+            )
     return out
 
 
@@ -84,19 +111,30 @@ def recovery(result: AttackResult, metric: str, gap: float | None, *, seed: int,
         if not _has_power(result, metric, mine["budget"]):
             continue
         a, b = point_score(mine, metric), point_score(theirs, metric)
-        found = difference(a["per_row"], b["per_row"], a["entities"], seed=seed, resamples=resamples) if a and b else None
+        found = (
+            difference(a["per_row"], b["per_row"], a["entities"], seed=seed, resamples=resamples) if a and b else None
+        )
         looked += found is not None
         if found and (best is None or found.p < best[0].p or (found.p == best[0].p and found.value > best[0].value)):
             best = found, mine["budget"]
     if best is None:
-        return [Finding("power", result.label, f"{result.label}: no point of the curve has power (the target itself loses the facts there).", False)]
+        return [
+            Finding(
+                "power",
+                result.label,
+                f"{result.label}: no point of the curve has power (the target itself loses the facts there).",
+                False,
+            )
+        ]
     found, budget = best
     p = min(1.0, found.p * looked)
     share = found.value / gap if gap and gap > 0 else None
     flag = p < 0.05 and (share is None or share > MARGIN)
     where = ", ".join(f"{k} {v:g}" for k, v in budget.items())
-    says = (f"{result.label} at {where}: {_label(metric)} {found.value:+.3f} above the reference under the same attack "
-            f"{_interval(found)}, p = {p:.3f} after correcting for {looked} points.")
+    says = (
+        f"{result.label} at {where}: {_label(metric)} {found.value:+.3f} above the reference under the same attack "
+        f"{_interval(found)}, p = {p:.3f} after correcting for {looked} points."
+    )
     return [Finding("recovery", result.label, says, flag, p, share, asdict(found) | {"budget": budget})]
 
 
@@ -121,7 +159,11 @@ def _find(scores: Sequence[Score], name: str, rows: str) -> Score | None:
 
 
 def _interval(found: Difference) -> str:
-    return "(one row, no interval)" if found.low is None or found.high is None else f"[{found.low:+.3f}, {found.high:+.3f}]"
+    return (
+        "(one row, no interval)"
+        if found.low is None or found.high is None
+        else f"[{found.low:+.3f}, {found.high:+.3f}]"
+    )
 
 
 def _label(name: str) -> str:

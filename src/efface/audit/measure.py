@@ -30,10 +30,16 @@ def measure(store: Store, suite: Suite, role: str, *, seed: int, resamples: int)
     def fetch(asked, need):
         return store.fetch(role if asked == "subject" else asked, need)
 
-    return [compute(metric, Tables(fetch, rows, role), rows, seed=seed, resamples=resamples) for metric, rows in pairs(suite)]
+    return [
+        compute(metric, Tables(fetch, rows, role), rows, seed=seed, resamples=resamples)
+        for metric, rows in pairs(suite)
+    ]
 
 
 def with_targets(scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Score]:
     """Scores of direction ``match`` get the reference's value as their target."""
     wanted = {(s.name, s.rows): s.value for s in reference or ()}
-    return [replace(s, target=wanted.get((s.name, s.rows))) if s.direction == "match" and s.target is None else s for s in scores]
+    return [
+        replace(s, target=wanted.get((s.name, s.rows))) if s.direction == "match" and s.target is None else s
+        for s in scores
+    ]

@@ -36,16 +36,30 @@ def _scores(folder: Path, counts: dict[str, int]) -> list[dict[str, str]]:
     index = json.loads((folder / "tables" / "index.json").read_text())
     stored = {(s["role"], s["name"], s["rows"]): s for s in json.loads((folder / "scores.json").read_text())["scores"]}
     suite, store, out = _suite(folder, spec.audit.suite), _store(folder, index), []
-    text_needed = {m.name for m, _ in pairs(suite) if not index["text"] and any(n.kind == "generate" for n in m.needs) or m.name.startswith("mia_zlib")}
+    text_needed = {
+        m.name
+        for m, _ in pairs(suite)
+        if not index["text"] and any(n.kind == "generate" for n in m.needs) or m.name.startswith("mia_zlib")
+    }
     for role in store.roles:
         for score in measure(store, suite, role, seed=spec.seed, resamples=spec.audit.resamples):
             old = stored.get((role, score.name, score.rows))
-            if old is None or old["value"] is None or score.value is None or (not index["text"] and score.name in text_needed):
+            if (
+                old is None
+                or old["value"] is None
+                or score.value is None
+                or (not index["text"] and score.name in text_needed)
+            ):
                 counts["not_rederived"] += old is not None and old["value"] is not None
                 continue
             counts["rederived"] += 1
             if not math.isclose(old["value"], score.value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-                out.append({"file": "scores.json", "what": f"{score.name} on {score.rows} ({role}) says {old['value']:.6g}, the tables give {score.value:.6g}"})
+                out.append(
+                    {
+                        "file": "scores.json",
+                        "what": f"{score.name} on {score.rows} ({role}) says {old['value']:.6g}, the tables give {score.value:.6g}",
+                    }
+                )
     return out
 
 
@@ -59,11 +73,18 @@ def _store(folder: Path, index: dict[str, Any]) -> Store:
     """A store whose tables are all at hand and that can compute nothing else."""
     import pyarrow.feather as feather
 
-    tables = {(t["role"], t["rows"], t["prompt"], t["name"]): feather.read_table(folder / "tables" / Path(t["file"]).name) for t in index["tables"]}
+    tables = {
+        (t["role"], t["rows"], t["prompt"], t["name"]): feather.read_table(folder / "tables" / Path(t["file"]).name)
+        for t in index["tables"]
+    }
     sets: dict[str, list[Row]] = {}
     for (_, rows, _, name), table in tables.items():
         if rows and name == "answer":
-            wrong = sum(1 for key in tables if key[1] == rows and key[3].startswith("wrong:") and key[0] == next(iter(tables))[0])
+            wrong = sum(
+                1
+                for key in tables
+                if key[1] == rows and key[3].startswith("wrong:") and key[0] == next(iter(tables))[0]
+            )
             sets[rows] = [Row(id=r, answer="", wrong=("",) * wrong) for r in table["row"].to_pylist()]
     store = Store({role: Role(_nothing) for role in dict.fromkeys(key[0] for key in tables)}, sets, PassSettings())
     store.load_tables(tables)

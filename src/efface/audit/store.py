@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from efface.models.base import ModelAdapter
     from efface.passes.cache import Cache
 
-ROLE_TEXT = {"reference": "there is no reference model (retrained without the forget set)", "base": "there is no base model",
-             "target": "there is no target model", "unlearned": "there is no unlearned model"}
+ROLE_TEXT = {
+    "reference": "there is no reference model (retrained without the forget set)",
+    "base": "there is no base model",
+    "target": "there is no target model",
+    "unlearned": "there is no unlearned model",
+}
 
 
 @dataclass
@@ -65,9 +69,21 @@ class Role:
 class Store:
     """All tables of one audit. ``plan`` says what will be asked for, so that one pass serves every metric."""
 
-    def __init__(self, roles: Mapping[str, Role], sets: Mapping[str, Rows], settings: PassSettings, cache: Cache | None = None,
-                 progress: Progress = SILENT) -> None:
-        self.roles, self.sets, self.settings, self.cache, self.progress = dict(roles), dict(sets), settings, cache, progress
+    def __init__(
+        self,
+        roles: Mapping[str, Role],
+        sets: Mapping[str, Rows],
+        settings: PassSettings,
+        cache: Cache | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.roles, self.sets, self.settings, self.cache, self.progress = (
+            dict(roles),
+            dict(sets),
+            settings,
+            cache,
+            progress,
+        )
         self._tables: dict[tuple, Any] = {}
         self._planned: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._digests: dict[str, str] = {}
@@ -113,7 +129,9 @@ class Store:
             self._run(role, rows, prompt, {variant})
         table = self._tables[place]
         if table is None or not table.num_rows or all(p.startswith("no ") for p in table["problem"].to_pylist()):
-            raise NotComputed(f"the {rows} rows carry no {prompt if variant in ('answer', 'greedy') and prompt != 'prompt' else variant}")
+            raise NotComputed(
+                f"the {rows} rows carry no {prompt if variant in ('answer', 'greedy') and prompt != 'prompt' else variant}"
+            )
         return table
 
     def _wrong(self, role: str, need: Need) -> list[list[Any]]:
@@ -155,10 +173,21 @@ class Store:
         answers = tuple(dict.fromkeys(n.split(":")[0] for n in missing if n != "greedy")) or ("answer",)
         greedy = GenerateSettings(max_new_tokens=self.settings.max_new_tokens) if "greedy" in missing else None
         self.passes += 1
-        result = score(self.roles[role].adapter(), data, prompt=prompt, answers=answers, token_budget=self.settings.token_budget,
-                       generate=greedy, progress=self.progress)
+        result = score(
+            self.roles[role].adapter(),
+            data,
+            prompt=prompt,
+            answers=answers,
+            token_budget=self.settings.token_budget,
+            generate=greedy,
+            progress=self.progress,
+        )
         for name in missing:
-            table = result.generations if name == "greedy" else result.tokens.filter(pc.equal(result.tokens["variant"], name))
+            table = (
+                result.generations
+                if name == "greedy"
+                else result.tokens.filter(pc.equal(result.tokens["variant"], name))
+            )
             table = self._align(table, rows, prompt, name)
             self._tables[role, rows, prompt, name] = table
             if self.cache:
@@ -170,8 +199,12 @@ class Store:
         if len(place) == len(self.sets[rows]):
             return table.take([place[r.id] for r in self.sets[rows]])
         what = prompt if prompt != "prompt" else name
-        blank = [{f.name: _empty(f) for f in table.schema} | {"row": r.id, "entity": r.entity, "prompt": prompt, "problem": f"no {what}"}
-                 for r in self.sets[rows] if r.id not in place]
+        blank = [
+            {f.name: _empty(f) for f in table.schema}
+            | {"row": r.id, "entity": r.entity, "prompt": prompt, "problem": f"no {what}"}
+            for r in self.sets[rows]
+            if r.id not in place
+        ]
         if "variant" in table.schema.names:
             blank = [b | {"variant": name} for b in blank]
         joined = pa.concat_tables([table.select(table.schema.names), pa.Table.from_pylist(blank, schema=table.schema)])
@@ -185,7 +218,13 @@ class Store:
         def compute() -> pa.Table:
             adapter = self.roles[role].adapter()
             layers = list(range(1, len(adapter.blocks) + 1))
-            return hidden(adapter, self.sets[need.rows], layers=layers, pooling=need.pooling, token_budget=self.settings.token_budget)
+            return hidden(
+                adapter,
+                self.sets[need.rows],
+                layers=layers,
+                pooling=need.pooling,
+                token_budget=self.settings.token_budget,
+            )
 
         table = self._once((role, need.rows, "hidden", need.pooling), compute)
         layers = sorted(set(table["layer"].to_pylist()))
@@ -197,7 +236,10 @@ class Store:
     def _gradients(self, role: str, need: Need) -> pa.Table:
         from efface.passes.gradient import gradient
 
-        return self._once((role, need.rows, "gradient", ""), lambda: gradient(self.roles[role].adapter(), self.sets[need.rows], progress=self.progress))
+        return self._once(
+            (role, need.rows, "gradient", ""),
+            lambda: gradient(self.roles[role].adapter(), self.sets[need.rows], progress=self.progress),
+        )
 
     def _weights(self, role: str) -> pa.Table:
         from efface.passes.weight import weight

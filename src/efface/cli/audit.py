@@ -14,20 +14,31 @@ from efface.cli.options import DryRun, Json, Out, Set, resolved
 def command(
     unlearned: Annotated[Path, typer.Argument(help="Folder of the unlearned model, or of a run's `model`.")],
     target: Annotated[Path | None, typer.Option(help="Folder of the model before unlearning.")] = None,
-    reference: Annotated[Path | None, typer.Option(help="Folder of the model retrained without the forget set.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder of the model retrained without the forget set.")
+    ] = None,
     spec: Annotated[Path | None, typer.Option(help="Spec file with data, suite and seed.")] = None,
     benchmark: Annotated[str | None, typer.Option(help="Benchmark (`efface list benchmarks`).")] = None,
     suite: Annotated[str | None, typer.Option(help="Suite (`efface list suites`).")] = None,
     request: Annotated[str | None, typer.Option(help="A ForgetRequest (JSON) instead of a benchmark.")] = None,
-    sets: Set = None, out: Out = None, as_json: Json = False, dry_run: DryRun = False,
+    sets: Set = None,
+    out: Out = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> int:
     from efface import api
     from efface.cli.summary import summary, summary_text
 
     alone = ("audit", {"target": {"kind": "none"}, "reference": {"kind": "none"}})
-    roles = {f"{role}__{key}": value for role, path in (("target", target), ("reference", reference)) if path is not None
-             for key, value in (("kind", "folder"), ("path", path))}
-    chosen = resolved(spec, sets, alone, data__benchmark=benchmark, audit__suite=suite, request=request, out=out, **roles)
+    roles = {
+        f"{role}__{key}": value
+        for role, path in (("target", target), ("reference", reference))
+        if path is not None
+        for key, value in (("kind", "folder"), ("path", path))
+    }
+    chosen = resolved(
+        spec, sets, alone, data__benchmark=benchmark, audit__suite=suite, request=request, out=out, **roles
+    )
     if dry_run:
         plan = api.check(chosen, unlearned)
         emit(plan, as_json, "\n".join(plan["lines"]))

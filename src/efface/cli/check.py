@@ -18,10 +18,21 @@ def command(
     benchmark: Annotated[str | None, typer.Option(help="Benchmark.")] = None,
     suite: Annotated[str | None, typer.Option(help="Suite of the audit.")] = None,
     request: Annotated[str | None, typer.Option(help="A ForgetRequest (JSON).")] = None,
-    sets: Set = None, as_json: Json = False,
+    sets: Set = None,
+    as_json: Json = False,
 ) -> int:
     from efface import api
 
-    plan = api.check(resolved(spec, sets, model__name=model, method__name=method, data__benchmark=benchmark, audit__suite=suite, request=request))
+    plan = api.check(
+        resolved(
+            spec,
+            sets,
+            model__name=model,
+            method__name=method,
+            data__benchmark=benchmark,
+            audit__suite=suite,
+            request=request,
+        )
+    )
     emit(plan, as_json, "\n".join(plan["lines"]))
     return 0

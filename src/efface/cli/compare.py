@@ -11,8 +11,11 @@ from efface.cli.console import emit
 from efface.cli.options import Json
 
 
-def command(runs: Annotated[list[Path], typer.Argument(help="Run directories, two or more.")],
-            format: Annotated[str, typer.Option(help="text, md or html.")] = "text", as_json: Json = False) -> int:
+def command(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, two or more.")],
+    format: Annotated[str, typer.Option(help="text, md or html.")] = "text",
+    as_json: Json = False,
+) -> int:
     from efface import api
 
     result = api.compare(runs)

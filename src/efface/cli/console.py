@@ -63,8 +63,17 @@ def _bars() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    return Bars(TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TextColumn("elapsed"), TimeElapsedColumn(),
-                TextColumn("left"), TimeRemainingColumn(), console=Rich(stderr=True), transient=True)
+    return Bars(
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("elapsed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Rich(stderr=True),
+        transient=True,
+    )
 
 
 def emit(data: Any, as_json: bool, text: str) -> None:

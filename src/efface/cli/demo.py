@@ -11,10 +11,15 @@ from efface.cli.options import DryRun, Json, Out, Set
 
 
 def command(
-    model: Annotated[str, typer.Option(help="smollm2-135m (real, pretrained) or tiny (trained from scratch on the spot).")] = "smollm2-135m",
+    model: Annotated[
+        str, typer.Option(help="smollm2-135m (real, pretrained) or tiny (trained from scratch on the spot).")
+    ] = "smollm2-135m",
     method: Annotated[str, typer.Option(help="Method that makes it forget.")] = "npo",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    sets: Set = None, out: Out = None, as_json: Json = False, dry_run: DryRun = False,
+    sets: Set = None,
+    out: Out = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> int:
     from efface import api
     from efface.cli.summary import summary, summary_text

@@ -10,8 +10,12 @@ from efface.cli.console import emit, table
 from efface.cli.options import Json
 
 
-def command(kind: Annotated[str, typer.Argument(help="methods, metrics, attacks, rules, benchmarks, suites or recipes.")] = "methods",
-            as_json: Json = False) -> int:
+def command(
+    kind: Annotated[
+        str, typer.Argument(help="methods, metrics, attacks, rules, benchmarks, suites or recipes.")
+    ] = "methods",
+    as_json: Json = False,
+) -> int:
     from efface import api
 
     rows = api.list_components(kind)

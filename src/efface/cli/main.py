@@ -48,14 +48,26 @@ def _run(arguments: list[str]) -> int:
         return _failed(_from_system(error), as_json)
     except Exception as error:
         traceback.print_exc()
-        return _failed(RunFailed("efface.defect", f"{type(error).__name__}: {error}", "this is a defect; please report it with the lines above."), as_json)
+        return _failed(
+            RunFailed(
+                "efface.defect",
+                f"{type(error).__name__}: {error}",
+                "this is a defect; please report it with the lines above.",
+            ),
+            as_json,
+        )
 
 
 def _app() -> Any:
     import typer
 
-    app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-                      help="Make trained models forget, then try hard to get the memory back.")
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        help="Make trained models forget, then try hard to get the memory back.",
+    )
     for verb in VERBS:
         module = import_module(f"efface.cli.{verb if verb != 'list' else 'list_'}")
         app.command(verb, help=module.__doc__)(module.command)

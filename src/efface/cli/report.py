@@ -15,7 +15,8 @@ def command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     format: Annotated[str, typer.Option(help="html, md or json.")] = "html",
     output: Annotated[Path | None, typer.Option(help="Write here instead of printing.")] = None,
-    as_json: Json = False, dry_run: DryRun = False,
+    as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> int:
     from efface import api
     from efface.runs.files import write_text
@@ -24,7 +25,11 @@ def command(
     if output is not None:
         if not dry_run:
             write_text(output, text)
-        emit({"file": str(output), "written": not dry_run}, as_json, f"{'would write' if dry_run else 'written'}: {output}")
+        emit(
+            {"file": str(output), "written": not dry_run},
+            as_json,
+            f"{'would write' if dry_run else 'written'}: {output}",
+        )
     else:
         emit({"format": format, "text": text}, as_json, text)
     return 0

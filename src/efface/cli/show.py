@@ -10,7 +10,10 @@ from efface.cli.console import emit, table
 from efface.cli.options import Json
 
 
-def command(name: Annotated[str, typer.Argument(help="Name of a method, metric, attack, rule, benchmark or suite.")], as_json: Json = False) -> int:
+def command(
+    name: Annotated[str, typer.Argument(help="Name of a method, metric, attack, rule, benchmark or suite.")],
+    as_json: Json = False,
+) -> int:
     from efface import api
 
     data = api.show(name)
@@ -20,6 +23,12 @@ def command(name: Annotated[str, typer.Argument(help="Name of a method, metric, 
             lines += [f"{key}: {value}"] if isinstance(value, str) else [f"{key}:", *(f"  - {v}" for v in value)]
     lines += [f"{key}: {value}" for key, value in data["facts"].items()]
     if data["settings"]:
-        lines += ["", table(["setting", "default", "what", "source"], [[s["name"], s["default"], s["help"], s["source"]] for s in data["settings"]])]
+        lines += [
+            "",
+            table(
+                ["setting", "default", "what", "source"],
+                [[s["name"], s["default"], s["help"], s["source"]] for s in data["settings"]],
+            ),
+        ]
     emit(data, as_json, "\n".join(lines))
     return 0

@@ -20,19 +20,28 @@ def summary(run: Path) -> dict[str, Any]:
             rows.setdefault((s["name"], s["rows"]), {})[s["role"]] = s["value"]
     conclusion = json.loads((run / "conclusion.json").read_text())
     training = json.loads((run / "training.json").read_text()) if (run / "training.json").is_file() else {}
-    return {"run": str(run), "report": str(run / "report.html"),
-            "scores": [{"metric": name, "rows": where, **values} for (name, where), values in rows.items()],
-            "attacks": [f["says"] for f in conclusion["findings"] if f["kind"] in ("recovery", "power")],
-            "conclusion": {"label": conclusion["label"], "sentences": conclusion["sentences"]},
-            "seconds": training.get("stages", {}), "warnings": training.get("warnings", [])}
+    return {
+        "run": str(run),
+        "report": str(run / "report.html"),
+        "scores": [{"metric": name, "rows": where, **values} for (name, where), values in rows.items()],
+        "attacks": [f["says"] for f in conclusion["findings"] if f["kind"] in ("recovery", "power")],
+        "conclusion": {"label": conclusion["label"], "sentences": conclusion["sentences"]},
+        "seconds": training.get("stages", {}),
+        "warnings": training.get("warnings", []),
+    }
 
 
 def summary_text(data: dict[str, Any]) -> str:
     """The same for a person."""
     roles = [r for r in ("target", "unlearned", "reference") if any(r in s for s in data["scores"])]
     body = [[s["metric"], s["rows"], *(_number(s.get(r)) for r in roles)] for s in data["scores"]]
-    parts = [table(["metric", "rows", *roles], body), *(f"  {line}" for line in data["attacks"]), *(f"warning: {w}" for w in data["warnings"]),
-             f"{data['conclusion']['label'].upper()}: {' '.join(data['conclusion']['sentences'])}", f"report: {data['report']}"]
+    parts = [
+        table(["metric", "rows", *roles], body),
+        *(f"  {line}" for line in data["attacks"]),
+        *(f"warning: {w}" for w in data["warnings"]),
+        f"{data['conclusion']['label'].upper()}: {' '.join(data['conclusion']['sentences'])}",
+        f"report: {data['report']}",
+    ]
     return "\n".join(parts)
 
 

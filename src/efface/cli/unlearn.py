@@ -19,12 +19,25 @@ def command(
     suite: Annotated[str | None, typer.Option(help="Suite of the audit (`efface list suites`).")] = None,
     request: Annotated[str | None, typer.Option(help="A ForgetRequest (JSON) instead of a benchmark.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    sets: Set = None, out: Out = None, as_json: Json = False, dry_run: DryRun = False,
+    sets: Set = None,
+    out: Out = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> int:
     from efface import api
     from efface.cli.summary import summary, summary_text
 
-    chosen = resolved(spec, sets, model__name=model, method__name=method, data__benchmark=benchmark, audit__suite=suite, request=request, seed=seed, out=out)
+    chosen = resolved(
+        spec,
+        sets,
+        model__name=model,
+        method__name=method,
+        data__benchmark=benchmark,
+        audit__suite=suite,
+        request=request,
+        seed=seed,
+        out=out,
+    )
     if dry_run:
         plan = api.check(chosen)
         emit(plan, as_json, "\n".join(plan["lines"]))

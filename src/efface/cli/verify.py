@@ -16,6 +16,15 @@ def command(run: Annotated[Path, typer.Argument(help="Run directory.")], as_json
 
     result = api.verify(run)
     lines = [f"{f['file']}: {f['what']}" for f in result["findings"]]
-    emit(result, as_json, "\n".join([*lines, f"{'NOT verified' if lines else 'verified'}: {result['files']} files, {result['rederived']} scores recomputed"
-                                     + (f", {result['not_rederived']} not recomputable" if result["not_rederived"] else "")]))
+    emit(
+        result,
+        as_json,
+        "\n".join(
+            [
+                *lines,
+                f"{'NOT verified' if lines else 'verified'}: {result['files']} files, {result['rederived']} scores recomputed"
+                + (f", {result['not_rederived']} not recomputable" if result["not_rederived"] else ""),
+            ]
+        ),
+    )
     return 1 if lines else 0

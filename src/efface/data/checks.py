@@ -28,8 +28,9 @@ def check_unique(rows: Rows, name: str) -> None:
     seen: set[str] = set()
     twice = [row.id for row in rows if row.id in seen or seen.add(row.id)]
     if twice:
-        raise DataError("data.duplicate-id", f"{len(twice)} ids are used twice in {name}: {_some(twice)}.",
-                        "make ids unique.")
+        raise DataError(
+            "data.duplicate-id", f"{len(twice)} ids are used twice in {name}: {_some(twice)}.", "make ids unique."
+        )
 
 
 def check_ids_agree(sets: Mapping[str, Rows]) -> None:
@@ -39,9 +40,11 @@ def check_ids_agree(sets: Mapping[str, Rows]) -> None:
         for row in rows:
             first, key = owner.setdefault(row.id, (name, content_key(row)))
             if key != content_key(row):
-                raise DataError("data.id-conflict",
-                                f"the id {row.id!r} stands for different rows in {first} and {name}.",
-                                "make ids unique over all files, or leave the id column out.")
+                raise DataError(
+                    "data.id-conflict",
+                    f"the id {row.id!r} stands for different rows in {first} and {name}.",
+                    "make ids unique over all files, or leave the id column out.",
+                )
 
 
 def check_disjoint(one: Rows, other: Rows, one_name: str, other_name: str, code: str = "data.overlap") -> None:
@@ -50,28 +53,40 @@ def check_disjoint(one: Rows, other: Rows, one_name: str, other_name: str, code:
     both = [(row.id, known[key]) for row in one if (key := content_key(row)) in known]
     if both:
         pairs = _some([a if a == b else f"{a} = {b}" for a, b in both])
-        raise DataError(code, f"{len(both)} rows are in both {one_name} and {other_name}: {pairs}.",
-                        "decide where each row belongs.")
+        raise DataError(
+            code,
+            f"{len(both)} rows are in both {one_name} and {other_name}: {pairs}.",
+            "decide where each row belongs.",
+        )
 
 
 def check_within(forget: Rows, data: Rows, forget_name: str = "forget", data_name: str = "data") -> None:
     """The forget set is a proper part of the data: data.forget-larger, data.forget-not-in-data, data.nothing-left."""
     if len(forget) > len(data):
-        raise DataError("data.forget-larger", f"{forget_name} has {len(forget)} rows, more than all of {data_name} "
-                        f"({len(data)}).", "check which file is which.")
+        raise DataError(
+            "data.forget-larger",
+            f"{forget_name} has {len(forget)} rows, more than all of {data_name} ({len(data)}).",
+            "check which file is which.",
+        )
     known = {content_key(row) for row in data}
     foreign = [row.id for row in forget if content_key(row) not in known]
     if foreign:
-        raise DataError("data.forget-not-in-data",
-                        f"{len(foreign)} rows of {forget_name} are not in {data_name}: {_some(foreign)}.",
-                        "what was never trained on cannot be forgotten; correct or remove these rows.")
+        raise DataError(
+            "data.forget-not-in-data",
+            f"{len(foreign)} rows of {forget_name} are not in {data_name}: {_some(foreign)}.",
+            "what was never trained on cannot be forgotten; correct or remove these rows.",
+        )
     if known == {content_key(row) for row in forget}:
-        raise DataError("data.nothing-left", f"{forget_name} is all of {data_name}; nothing would be kept.",
-                        "forget a part of the data, or retrain from the base model.")
+        raise DataError(
+            "data.nothing-left",
+            f"{forget_name} is all of {data_name}; nothing would be kept.",
+            "forget a part of the data, or retrain from the base model.",
+        )
 
 
 def check_bundle(bundle: Bundle, names: Mapping[str, str] | None = None) -> None:
     """All that can be said of a bundle without a model. ``names``: set name -> how messages call it (its file)."""
+
     def call(name: str) -> str:
         return (names or {}).get(name, f"the {name} set")
 

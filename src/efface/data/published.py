@@ -78,8 +78,11 @@ class Hub:
 
     def _failed(self, name: str, error: Exception) -> DataError:
         # ``datasets`` raises a dozen unrelated classes; the cause is kept and shown.
-        return DataError("data.hub", f"{name} of {self.name} could not be had from the hub ({type(error).__name__}: "
-                         f"{str(error)[:200]}).", "check the network, or point to a folder with the files.")
+        return DataError(
+            "data.hub",
+            f"{name} of {self.name} could not be had from the hub ({type(error).__name__}: {str(error)[:200]}).",
+            "check the network, or point to a folder with the files.",
+        )
 
 
 def open_published(path: str, variable: str, hub: str) -> Published:
@@ -91,12 +94,18 @@ def open_published(path: str, variable: str, hub: str) -> Published:
     if named:
         folder = Path(named).expanduser()
         if not folder.is_dir():
-            raise DataError("data.missing-folder", f"{folder} ({'path' if path else variable}) is not a folder.",
-                            "name the folder that holds the files.")
+            raise DataError(
+                "data.missing-folder",
+                f"{folder} ({'path' if path else variable}) is not a folder.",
+                "name the folder that holds the files.",
+            )
         return Folder(folder)
     try:
         import datasets  # noqa: F401
     except ImportError:
-        raise DataError("data.no-source", f"{hub}: no folder is named and the package `datasets` is not installed.",
-                        f"set path or {variable} to a folder with the files, or install efface[hub].") from None
+        raise DataError(
+            "data.no-source",
+            f"{hub}: no folder is named and the package `datasets` is not installed.",
+            f"set path or {variable} to a folder with the files, or install efface[hub].",
+        ) from None
     return Hub(hub)

@@ -26,8 +26,15 @@ NAMES: dict[str, tuple[str, ...]] = {
 """Column names understood without a mapping, by row field. ``text`` is a plain document (no question)."""
 
 
-def read_rows(path: str | Path, *, format: str = "", fields: Mapping[str, str] | None = None, strict: bool = True,
-              allow_empty: bool = False, max_bytes: int = MAX_BYTES) -> tuple[Row, ...]:
+def read_rows(
+    path: str | Path,
+    *,
+    format: str = "",
+    fields: Mapping[str, str] | None = None,
+    strict: bool = True,
+    allow_empty: bool = False,
+    max_bytes: int = MAX_BYTES,
+) -> tuple[Row, ...]:
     """Rows of one file, in file order.
 
     ``fields`` maps row fields to columns ({"prompt": "q"}) and wins over the names in ``NAMES``. A file has a prompt
@@ -58,16 +65,22 @@ def training_rows(rows: Sequence[Row], name: str) -> tuple[Row, ...]:
     """
     for row in rows:
         if not row.answer.strip():
-            raise DataError("data.empty-answer", f"{name}: row {row.id} has an empty answer and cannot be trained on.",
-                            "give it an answer or remove it.")
+            raise DataError(
+                "data.empty-answer",
+                f"{name}: row {row.id} has an empty answer and cannot be trained on.",
+                "give it an answer or remove it.",
+            )
     return tuple(replace(row, paraphrase="", answer_paraphrase="", wrong=()) for row in rows)
 
 
 def _check_mapping(fields: Mapping[str, str], path: str | Path) -> dict[str, str]:
     for name in fields:
         if name not in NAMES:
-            raise DataError("data.unknown-field", f"{path}: the field mapping names {name!r}, which rows do not have.",
-                            nearest(name, NAMES))
+            raise DataError(
+                "data.unknown-field",
+                f"{path}: the field mapping names {name!r}, which rows do not have.",
+                nearest(name, NAMES),
+            )
     return dict(fields)
 
 
@@ -78,23 +91,30 @@ def _resolve(record: Record, chosen: dict[str, str], strict: bool) -> dict[str, 
         if column in record.values:
             found[name] = column
         else:
-            raise DataError("data.missing-field", f"{record.where}: there is no column {column!r} (mapped to {name}).",
-                            nearest(column, record.values))
+            raise DataError(
+                "data.missing-field",
+                f"{record.where}: there is no column {column!r} (mapped to {name}).",
+                nearest(column, record.values),
+            )
     for name, known in NAMES.items():
         present = [column for column in known if column in record.values and column not in chosen.values()]
         if name not in chosen and present:
             if len(present) > 1:
-                raise DataError("data.ambiguous-field",
-                                f"{record.where}: {' and '.join(map(repr, present))} could both be the {name}.",
-                                f"say which with the field mapping, e.g. {name}: {present[0]}.")
+                raise DataError(
+                    "data.ambiguous-field",
+                    f"{record.where}: {' and '.join(map(repr, present))} could both be the {name}.",
+                    f"say which with the field mapping, e.g. {name}: {present[0]}.",
+                )
             found[name] = present[0]
     _check_shape(record, found, chosen)
     extra = [column for column in record.values if column not in found.values()]
     if strict and extra:
         known = [column for names in NAMES.values() for column in names]
-        raise DataError("data.unknown-field", f"{record.where}: the column {extra[0]!r} means nothing here.",
-                        "rename it, map it with `fields`, or set strict to false to leave it out. "
-                        f"{nearest(extra[0], known)}")
+        raise DataError(
+            "data.unknown-field",
+            f"{record.where}: the column {extra[0]!r} means nothing here.",
+            f"rename it, map it with `fields`, or set strict to false to leave it out. {nearest(extra[0], known)}",
+        )
     return found
 
 
@@ -103,13 +123,18 @@ def _check_shape(record: Record, found: dict[str, str], chosen: dict[str, str]) 
     if "text" in found and not {"prompt", "answer"} & set(found):
         return
     if "text" in found:
-        raise DataError("data.ambiguous-field", f"{record.where}: has both a text and a question or answer column.",
-                        "keep documents and questions in separate files, or map the fields.")
+        raise DataError(
+            "data.ambiguous-field",
+            f"{record.where}: has both a text and a question or answer column.",
+            "keep documents and questions in separate files, or map the fields.",
+        )
     for name in ("prompt", "answer"):
         if name not in found and not (name == "prompt" and "answer" in chosen):
-            raise DataError("data.missing-field",
-                            f"{record.where}: there is no {name} column (columns: {', '.join(record.values)}).",
-                            f"name it one of {', '.join(NAMES[name])}, or map it with `fields`.")
+            raise DataError(
+                "data.missing-field",
+                f"{record.where}: there is no {name} column (columns: {', '.join(record.values)}).",
+                f"name it one of {', '.join(NAMES[name])}, or map it with `fields`.",
+            )
 
 
 def _row(record: Record, columns: dict[str, str], allow_empty: bool) -> Row:
@@ -117,11 +142,15 @@ def _row(record: Record, columns: dict[str, str], allow_empty: bool) -> Row:
     answer = as_text(values.get("text" if "text" in values else "answer"), "answer", record.where, required=True)
     prompt = as_text(values.get("prompt"), "prompt", record.where, required="prompt" in values)
     if not answer.strip() and not allow_empty:
-        raise DataError("data.empty-answer", f"{record.where}: the answer is empty.",
-                        "give it an answer or remove the row.")
+        raise DataError(
+            "data.empty-answer", f"{record.where}: the answer is empty.", "give it an answer or remove the row."
+        )
     if "prompt" in values and not prompt.strip():
-        raise DataError("data.empty-prompt", f"{record.where}: the prompt is empty.",
-                        "give it a prompt, or keep documents in a file with a text column.")
+        raise DataError(
+            "data.empty-prompt",
+            f"{record.where}: the prompt is empty.",
+            "give it a prompt, or keep documents in a file with a text column.",
+        )
     texts = {name: as_text(values.get(name), name, record.where) for name in ("paraphrase", "answer_paraphrase")}
     labels = {name: _as_label(values.get(name), name, record.where) for name in ("id", "entity", "fact")}
     row = Row(answer=answer, prompt=prompt, wrong=as_texts(values.get("wrong"), record.where), **texts, **labels)
@@ -133,13 +162,15 @@ def as_text(value: Any, name: str, where: str, required: bool = False) -> str:
     if value is None and not required:
         return ""
     if not isinstance(value, str):
-        raise DataError("data.bad-value", f"{where}: the {name} is a {type(value).__name__}, not text.",
-                        "write it as a string.")
+        raise DataError(
+            "data.bad-value", f"{where}: the {name} is a {type(value).__name__}, not text.", "write it as a string."
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise DataError("data.bad-value", f"{where}: the {name} holds half of a surrogate pair.",
-                        "write it as UTF-8 text.") from None
+        raise DataError(
+            "data.bad-value", f"{where}: the {name} holds half of a surrogate pair.", "write it as UTF-8 text."
+        ) from None
     return value
 
 
@@ -165,8 +196,10 @@ def _first_time(row: Row, named: bool, where: str, seen: dict[str, str]) -> None
     if row.id not in seen:
         seen[row.id] = where
     elif named:
-        raise DataError("data.duplicate-id", f"{where}: the id {row.id!r} was used before ({seen[row.id]}).",
-                        "make ids unique.")
+        raise DataError(
+            "data.duplicate-id", f"{where}: the id {row.id!r} was used before ({seen[row.id]}).", "make ids unique."
+        )
     else:
-        raise DataError("data.duplicate-row", f"{where}: the same row as {seen[row.id]}.",
-                        "remove one of them, or give ids.")
+        raise DataError(
+            "data.duplicate-row", f"{where}: the same row as {seen[row.id]}.", "remove one of them, or give ids."
+        )

@@ -17,8 +17,15 @@ from typing import Any
 from efface.errors import DataError, nearest
 
 MAX_BYTES = 512 * 2**20
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
-            ".pq": "parquet"}
+SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +46,37 @@ def read_records(path: str | Path, *, format: str = "", max_bytes: int = MAX_BYT
     file = Path(path)
     kind = format or SUFFIXES.get(file.suffix.lower(), "")
     if kind not in READERS:
-        raise DataError("data.unknown-format", f"{file}: {kind or file.suffix or 'no suffix'!r} is not a data format.",
-                        f"name the format in the request or spec. {nearest(kind or file.suffix[1:], READERS)}")
+        raise DataError(
+            "data.unknown-format",
+            f"{file}: {kind or file.suffix or 'no suffix'!r} is not a data format.",
+            f"name the format in the request or spec. {nearest(kind or file.suffix[1:], READERS)}",
+        )
     check_file(file, max_bytes)
     records = list(READERS[kind](file, max_bytes))
     if not records:
-        raise DataError("data.empty-file", f"{file} holds no records.",
-                        "check the path; a file that is named must hold data.")
+        raise DataError(
+            "data.empty-file", f"{file} holds no records.", "check the path; a file that is named must hold data."
+        )
     return records
 
 
 def check_file(file: Path, max_bytes: int = MAX_BYTES) -> None:
     """Refuse a path that is missing, no regular file, or larger than ``max_bytes``."""
     if not file.exists():
-        raise DataError("data.missing-file", f"{file} does not exist.", "check the path; relative paths start at the "
-                        "folder of the request, otherwise at the current folder.")
+        raise DataError(
+            "data.missing-file",
+            f"{file} does not exist.",
+            "check the path; relative paths start at the folder of the request, otherwise at the current folder.",
+        )
     if not file.is_file():
         raise DataError("data.not-a-file", f"{file} is not a regular file.", "name the data file itself.")
     size = file.stat().st_size
     if size > max_bytes:
-        raise DataError("data.too-large", f"{file} has {size} bytes; the limit is {max_bytes}.",
-                        "split the file, or keep only the columns and rows that are needed.")
+        raise DataError(
+            "data.too-large",
+            f"{file} has {size} bytes; the limit is {max_bytes}.",
+            "split the file, or keep only the columns and rows that are needed.",
+        )
 
 
 def malformed(where: str, what: str) -> DataError:
@@ -76,8 +93,11 @@ def _text(file: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise DataError("data.not-utf8", f"{file}, line {line}: not UTF-8 (byte 0x{content[error.start]:02x}).",
-                        "save the whole file as UTF-8; lines in another encoding are not guessed.") from None
+        raise DataError(
+            "data.not-utf8",
+            f"{file}, line {line}: not UTF-8 (byte 0x{content[error.start]:02x}).",
+            "save the whole file as UTF-8; lines in another encoding are not guessed.",
+        ) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -168,14 +188,25 @@ def _parquet(file: Path, max_bytes: int) -> Iterator[Record]:
             meta = source.metadata
             size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
             if size > max_bytes:
-                raise DataError("data.too-large", f"{file} unpacks to {size} bytes; the limit is {max_bytes}.",
-                                "split the file, or keep only the columns and rows that are needed.")
+                raise DataError(
+                    "data.too-large",
+                    f"{file} unpacks to {size} bytes; the limit is {max_bytes}.",
+                    "split the file, or keep only the columns and rows that are needed.",
+                )
             rows = source.read().to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError("data.malformed-file", f"{file}: not a readable Parquet file ({type(error).__name__}).",
-                        "write the file again.") from None
+        raise DataError(
+            "data.malformed-file",
+            f"{file}: not a readable Parquet file ({type(error).__name__}).",
+            "write the file again.",
+        ) from None
     return (Record(row, f"{file}, row {number}") for number, row in enumerate(rows, start=1))
 
 
 READERS: dict[str, Callable[[Path, int], Iterator[Record]]] = {
-    "jsonl": _jsonl, "json": _json, "csv": _csv, "tsv": _tsv, "parquet": _parquet}
+    "jsonl": _jsonl,
+    "json": _json,
+    "csv": _csv,
+    "tsv": _tsv,
+    "parquet": _parquet,
+}

@@ -21,8 +21,11 @@ class DataRef(Settings):
     path: str = setting("", "data file; a relative path starts at the folder of the request")
     benchmark: str = setting("", "benchmark (`efface list benchmarks`); it brings all its sets")
     settings: dict[str, Any] = setting({}, "settings of the benchmark")
-    sha256: str = setting("", "content hash: of the file's bytes, or of the benchmark's bundle (empty: not checked)",
-                          pattern="^([0-9a-f]{64})?$")
+    sha256: str = setting(
+        "",
+        "content hash: of the file's bytes, or of the benchmark's bundle (empty: not checked)",
+        pattern="^([0-9a-f]{64})?$",
+    )
     format: str = setting("", "jsonl, json, csv, tsv or parquet (empty: from the suffix)")
     fields: dict[str, str] = setting({}, "row field -> column")
     strict: bool = setting(True, "refuse columns that mean nothing here; otherwise leave them out")
@@ -30,13 +33,19 @@ class DataRef(Settings):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if bool(self.path) == bool(self.benchmark):
-            raise DataError("request.bad-reference", "a data reference names a path or a benchmark, and exactly one.",
-                            "set one of path and benchmark.")
+            raise DataError(
+                "request.bad-reference",
+                "a data reference names a path or a benchmark, and exactly one.",
+                "set one of path and benchmark.",
+            )
         foreign = [n for n in (("settings",) if self.path else ("format", "fields")) if getattr(self, n)]
         foreign += ["strict"] if self.benchmark and not self.strict else []
         if foreign:
-            raise DataError("request.bad-reference", f"{foreign[0]} does not go with "
-                            f"{'a path' if self.path else 'a benchmark'}.", "remove it.")
+            raise DataError(
+                "request.bad-reference",
+                f"{foreign[0]} does not go with {'a path' if self.path else 'a benchmark'}.",
+                "remove it.",
+            )
         return self
 
     def file(self, folder: Path) -> Path:

@@ -80,6 +80,9 @@ class Bundle:
 
     def digest(self) -> str:
         """Content hash (hex) over every set and role."""
-        parts = [f"{half}/{name}:{digest_rows(rows)}" for half, sets in (("train", self.train), ("eval", self.eval))
-                 for name, rows in sorted(sets.items())]
+        parts = [
+            f"{half}/{name}:{digest_rows(rows)}"
+            for half, sets in (("train", self.train), ("eval", self.eval))
+            for name, rows in sorted(sets.items())
+        ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

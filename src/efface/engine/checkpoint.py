@@ -16,8 +16,14 @@ from torch import Tensor, nn
 from efface.errors import RunFailed
 
 
-def save(folder: Path, step: int, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer,
-         rule_state: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+def save(
+    folder: Path,
+    step: int,
+    params: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    rule_state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+) -> None:
     """Write checkpoint ``step`` and drop older ones. A kill at any moment leaves the previous one whole."""
     target, temp = folder / f"step-{step:06d}", folder / f".tmp-{os.getpid()}"
     try:
@@ -31,14 +37,19 @@ def save(folder: Path, step: int, params: Mapping[str, nn.Parameter], optimizer:
         os.replace(temp, target)
     except OSError as error:
         shutil.rmtree(temp, ignore_errors=True)
-        raise RunFailed("disk.checkpoint", f"Checkpoint could not be written to {folder}: {error.strerror}.",
-                        "free disk space or choose another folder with `out`; then run the same command again.") from error
+        raise RunFailed(
+            "disk.checkpoint",
+            f"Checkpoint could not be written to {folder}: {error.strerror}.",
+            "free disk space or choose another folder with `out`; then run the same command again.",
+        ) from error
     for old in folder.glob("step-*"):
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def load(folder: Path | None, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def load(
+    folder: Path | None, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Restore the newest checkpoint into ``params`` and ``optimizer``; (state, rule tensors), or None if there is none."""
     found = sorted(folder.glob("step-*")) if folder and folder.is_dir() else []
     if not found:
@@ -53,11 +64,17 @@ def load(folder: Path | None, params: Mapping[str, nn.Parameter], optimizer: tor
 
 
 def _optimizer_tensors(params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {f"{name}|{key}": value.detach().cpu().contiguous() for name, p in params.items()
-            for key, value in optimizer.state.get(p, {}).items() if isinstance(value, Tensor)}
+    return {
+        f"{name}|{key}": value.detach().cpu().contiguous()
+        for name, p in params.items()
+        for key, value in optimizer.state.get(p, {}).items()
+        if isinstance(value, Tensor)
+    }
 
 
-def _restore_optimizer(tensors: Mapping[str, Tensor], params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+def _restore_optimizer(
+    tensors: Mapping[str, Tensor], params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
     for full, value in tensors.items():
         name, key = full.rsplit("|", 1)
         p = params[name]

@@ -27,18 +27,36 @@ class FineTune(LossMethod):
         return view.mean_tokens(-view.logp)
 
 
-def fit(adapter: ModelAdapter, rows: Rows, settings: TrainSettings, *, seed: int, label: str = "fine-tune", progress: Progress = SILENT,
-        checkpoints: Path | None = None, log: Callable[[dict[str, Any]], None] = lambda event: None) -> dict[str, Any]:
+def fit(
+    adapter: ModelAdapter,
+    rows: Rows,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    label: str = "fine-tune",
+    progress: Progress = SILENT,
+    checkpoints: Path | None = None,
+    log: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> dict[str, Any]:
     """Train ``adapter`` in place on ``rows``; returns {steps, trained_parameters, ...}. Same seed, same bits."""
     from efface.engine.loop import train
 
-    context = Context(adapter, rows, (), settings, seed, progress=progress, checkpoints=checkpoints, log=log, notes={"label": label})
+    context = Context(
+        adapter, rows, (), settings, seed, progress=progress, checkpoints=checkpoints, log=log, notes={"label": label}
+    )
     train(FineTune(), context)
     return context.notes["training"]
 
 
-def fit_in_parts(adapter: ModelAdapter, rows: Rows, settings: TrainSettings, *, seed: int, stops: Sequence[int],
-                 progress: Progress = SILENT) -> Iterator[int]:
+def fit_in_parts(
+    adapter: ModelAdapter,
+    rows: Rows,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    stops: Sequence[int],
+    progress: Progress = SILENT,
+) -> Iterator[int]:
     """Like ``fit``, but yields after each number of optimizer steps in ``stops`` (rising), with the optimizer kept."""
     from efface.engine.loop import start
 

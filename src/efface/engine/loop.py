@@ -59,7 +59,9 @@ def _sides(objective: LossMethod, context: Context) -> dict[str, Side]:
     settings = context.train
     sides = {"forget": _side("forget", context.forget, objective.streams(context), context, settings.forget_weight)}
     if context.needs_retain(objective):
-        sides["retain"] = _side("retain", context.retain, objective.retain_streams(context), context, settings.retain_weight)
+        sides["retain"] = _side(
+            "retain", context.retain, objective.retain_streams(context), context, settings.retain_weight
+        )
     return sides
 
 
@@ -70,19 +72,35 @@ def _side(name: str, rows: Rows, extra: dict[str, Rows], context: Context, weigh
     keep = [i for i, e in enumerate(encoded) if not e.problem and all(not o[i].problem for o in others.values())]
     if len(keep) < len(encoded):
         first = next(e for i, e in enumerate(encoded) if i not in set(keep))
-        context.log({"event": "rows-left-out", "side": name, "count": len(encoded) - len(keep), "first": first.row_id, "why": first.problem})
+        context.log(
+            {
+                "event": "rows-left-out",
+                "side": name,
+                "count": len(encoded) - len(keep),
+                "first": first.row_id,
+                "why": first.problem,
+            }
+        )
     if not keep:
-        raise DataError("train.no-usable-rows", f"None of the {len(encoded)} {name} rows can be trained on: {encoded[0].problem}.",
-                        "shorten the rows or use a model with a longer context.")
+        raise DataError(
+            "train.no-usable-rows",
+            f"None of the {len(encoded)} {name} rows can be trained on: {encoded[0].problem}.",
+            "shorten the rows or use a model with a longer context.",
+        )
     sampler = Sampler(len(keep), context.train.batch_size, context.seed, name)
     return Side(name, [encoded[i] for i in keep], {s: [o[i] for i in keep] for s, o in others.items()}, sampler, weight)
 
 
 def _reference(objective: LossMethod, context: Context, sides: dict[str, Side]) -> Reference | None:
     needs, layers = objective.needs, objective.hidden_layers(context)
-    streams = {side.name: side.rows for side in sides.values()} | {n: rows for side in sides.values() for n, rows in side.extra.items()}
-    wanted = {name: Wanted(name in needs.nll or name in needs.logp, name in needs.top, layers if name in needs.hidden else ())
-              for name in {*needs.nll, *needs.logp, *needs.top, *needs.hidden} if name in streams}
+    streams = {side.name: side.rows for side in sides.values()} | {
+        n: rows for side in sides.values() for n, rows in side.extra.items()
+    }
+    wanted = {
+        name: Wanted(name in needs.nll or name in needs.logp, name in needs.top, layers if name in needs.hidden else ())
+        for name in {*needs.nll, *needs.logp, *needs.top, *needs.hidden}
+        if name in streams
+    }
     if not wanted:
         return None
     return build(context.adapter, streams, wanted, token_budget=context.train.token_budget)
@@ -99,9 +117,16 @@ class Run:
         name = self.settings.rule if self.settings.rule != "sum" else objective.update_rule
         self.rule = RULES.get(name)(**self.settings.rule_settings)
         forget = sides["forget"]
-        self.total = self.settings.steps if self.settings.steps is not None else math.ceil(
-            self.settings.epochs * len(forget.rows) / forget.sampler.batch)
-        self.mask = Saliency(self.params, self.settings.select.mask_percentile) if self.settings.select.mask == "saliency" else None
+        self.total = (
+            self.settings.steps
+            if self.settings.steps is not None
+            else math.ceil(self.settings.epochs * len(forget.rows) / forget.sampler.batch)
+        )
+        self.mask = (
+            Saliency(self.params, self.settings.select.mask_percentile)
+            if self.settings.select.mask == "saliency"
+            else None
+        )
         self.step, self.stopped = 0, ""
 
     def go(self) -> None:
@@ -131,8 +156,11 @@ class Run:
     def finish(self) -> None:
         """What the rule does at the end; figures of the run go into ``context.notes["training"]``."""
         self.rule.finish(list(self.params.values()))
-        self.context.notes["training"] = {"steps": self.step, "stopped": self.stopped,
-                                          "trained_parameters": sum(p.numel() for p in self.params.values())}
+        self.context.notes["training"] = {
+            "steps": self.step,
+            "stopped": self.stopped,
+            "trained_parameters": sum(p.numel() for p in self.params.values()),
+        }
 
     def _one(self) -> None:
         started = time.perf_counter()
@@ -148,7 +176,10 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = optimizer.learning_rate(self.settings, self.step, self.total)
         self.optimizer.step()
-        self._after(report | {f"{side}_loss": value for side, value in gradients.losses.items()} | {"gradient_norm": size}, started)
+        self._after(
+            report | {f"{side}_loss": value for side, value in gradients.losses.items()} | {"gradient_norm": size},
+            started,
+        )
 
     def _after(self, report: dict[str, float], started: float) -> None:
         if self.mask:
@@ -160,8 +191,16 @@ class Run:
         limit = self.settings.stop_nll
         if limit and report.get("forget_nll", 0.0) > limit:
             self.stopped = f"forget NLL per token {report['forget_nll']:.2f} passed stop_nll {limit:g}"
-        self.context.log({"event": "step", "step": self.step, "of": self.total, "lr": self.optimizer.param_groups[0]["lr"],
-                          "seconds": round(time.perf_counter() - started, 3), **{k: float(v) for k, v in report.items()}})
+        self.context.log(
+            {
+                "event": "step",
+                "step": self.step,
+                "of": self.total,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "seconds": round(time.perf_counter() - started, 3),
+                **{k: float(v) for k, v in report.items()},
+            }
+        )
 
     def _clip(self, gradients: Gradients) -> float:
         limit = self.settings.clip or math.inf
@@ -169,16 +208,21 @@ class Run:
         if not all(map(math.isfinite, (size, *gradients.losses.values()))):
             worst = dict(gradients.losses)
             self._save()
-            raise RunFailed("train.non-finite", f"{self.objective.name}: step {self.step + 1} of {self.total} gave a non-finite "
-                            f"loss or gradient (losses {worst}, gradient norm {size}); the last good checkpoint is kept.",
-                            "lower train.lr or the forget weight, or set train.stop_nll.")
+            raise RunFailed(
+                "train.non-finite",
+                f"{self.objective.name}: step {self.step + 1} of {self.total} gave a non-finite "
+                f"loss or gradient (losses {worst}, gradient norm {size}); the last good checkpoint is kept.",
+                "lower train.lr or the forget weight, or set train.stop_nll.",
+            )
         return size
 
     def _gradients(self, step: int) -> Gradients:
         self._means: dict[str, float] = {}
         chosen = {name: side.sampler.rows(step) for name, side in self.sides.items()}
         has_retain = "retain" in self.sides and self.settings.retain_weight > 0
-        return Gradients(list(self.params.values()), lambda name: self._backward(self.sides[name], chosen[name]), has_retain)
+        return Gradients(
+            list(self.params.values()), lambda name: self._backward(self.sides[name], chosen[name]), has_retain
+        )
 
     def _backward(self, side: Side, chosen: Sequence[int]) -> float:
         """One side over the effective batch; adds into ``.grad``; returns the weighted loss."""
@@ -202,7 +246,9 @@ class Run:
         if size > 1:
             self._reduce(before)
         if scored:
-            self._means[f"{side.name}_nll"] = add_up_number(nll, self.context.adapter.device) / add_up_number(scored, self.context.adapter.device)
+            self._means[f"{side.name}_nll"] = add_up_number(nll, self.context.adapter.device) / add_up_number(
+                scored, self.context.adapter.device
+            )
         return add_up_number(total, self.context.adapter.device)
 
     def _reduce(self, before: Sequence[Tensor | None]) -> None:
@@ -214,8 +260,16 @@ class Run:
     def _view(self, side: Side, part: Sequence[int], rows_total: int, tokens_total: int) -> View:
         def make(stream: str, rows: list[Encoded], tokens: int) -> View:
             batch = self.context.adapter.collate([rows[i] for i in part], list(part)).to(self.context.adapter.device)
-            return View(self.context.adapter, batch, stream, rows_total, tokens, self.context.reference,
-                        hidden_layers=self.layers, needs_logits=self.objective.needs_logits)
+            return View(
+                self.context.adapter,
+                batch,
+                stream,
+                rows_total,
+                tokens,
+                self.context.reference,
+                hidden_layers=self.layers,
+                needs_logits=self.objective.needs_logits,
+            )
 
         view = make(side.name, side.rows, tokens_total)
         chosen = side.sampler.rows(self.step) if side.extra else ()

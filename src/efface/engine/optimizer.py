@@ -15,7 +15,9 @@ def make(params: Sequence[nn.Parameter], settings: TrainSettings) -> torch.optim
     """AdamW (fused: one pass over the weights) or SGD."""
     if settings.optimizer == "sgd":
         return torch.optim.SGD(params, lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW(params, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        params, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+    )
 
 
 def learning_rate(settings: TrainSettings, step: int, total: int) -> float:

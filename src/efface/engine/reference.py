@@ -30,10 +30,12 @@ class Wanted:
 class Stored:
     """Reference values of one stream, one entry per row, on the CPU."""
 
-    logp: list[Tensor] = field(default_factory=list)                 # Float32[labels]
-    top: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)   # Float32[labels, k], Long[labels, k], Float32[labels]
-    hidden: dict[int, list[Tensor]] = field(default_factory=dict)    # Float32[T, width]
-    mask: list[Tensor] = field(default_factory=list)                 # Bool[T]
+    logp: list[Tensor] = field(default_factory=list)  # Float32[labels]
+    top: list[tuple[Tensor, Tensor, Tensor]] = field(
+        default_factory=list
+    )  # Float32[labels, k], Long[labels, k], Float32[labels]
+    hidden: dict[int, list[Tensor]] = field(default_factory=dict)  # Float32[T, width]
+    mask: list[Tensor] = field(default_factory=list)  # Bool[T]
 
 
 class Reference:
@@ -73,8 +75,9 @@ class Reference:
         return float(torch.cat(norms).mean())
 
 
-def build(adapter: ModelAdapter, streams: Mapping[str, Sequence[Encoded]], wanted: Mapping[str, Wanted], *,
-          token_budget: int) -> Reference:
+def build(
+    adapter: ModelAdapter, streams: Mapping[str, Sequence[Encoded]], wanted: Mapping[str, Wanted], *, token_budget: int
+) -> Reference:
     """Run the model once over every stream that is wanted. The adapter's weights must still be those before unlearning."""
     reference = Reference()
     for name, want in wanted.items():
@@ -83,8 +86,12 @@ def build(adapter: ModelAdapter, streams: Mapping[str, Sequence[Encoded]], wante
 
 
 def _run(adapter: ModelAdapter, rows: Sequence[Encoded], want: Wanted, token_budget: int) -> Stored:
-    out = Stored(logp=[torch.empty(0)] * len(rows), mask=[torch.empty(0)] * len(rows), top=[()] * len(rows) if want.top else [],  # type: ignore[list-item]
-                 hidden={layer: [torch.empty(0)] * len(rows) for layer in want.layers})
+    out = Stored(
+        logp=[torch.empty(0)] * len(rows),
+        mask=[torch.empty(0)] * len(rows),
+        top=[()] * len(rows) if want.top else [],  # type: ignore[list-item]
+        hidden={layer: [torch.empty(0)] * len(rows) for layer in want.layers},
+    )
     with adapter.evaluating():
         for part in cut(rows, range(len(rows)), token_budget):
             batch = adapter.collate([rows[i] for i in part], part).to(adapter.device)
@@ -113,6 +120,9 @@ def _top(logp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     k = min(TOP_K, logp.shape[1])
     values, ids = logp.topk(k, dim=1)
     rest = (1 - values.exp().sum(1)).clamp(min=0)
-    tail = torch.where(rest > 0, rest.clamp(min=1e-30).log(), torch.full_like(rest, -1e4)) if k < logp.shape[1] \
+    tail = (
+        torch.where(rest > 0, rest.clamp(min=1e-30).log(), torch.full_like(rest, -1e4))
+        if k < logp.shape[1]
         else torch.full_like(rest, -1e4)
+    )
     return values.cpu(), ids.cpu(), tail.cpu()

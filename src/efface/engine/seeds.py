@@ -18,4 +18,6 @@ def fix(seed: int, *, deterministic: bool = True) -> None:
     torch.manual_seed(seed)
     if deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # costs a write of every buffer; no kernel here reads one
+        torch.utils.deterministic.fill_uninitialized_memory = (
+            False  # costs a write of every buffer; no kernel here reads one
+        )

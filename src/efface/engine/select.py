@@ -20,8 +20,11 @@ def trainable(adapter: ModelAdapter, select: Select, seed: int) -> dict[str, nn.
     else:
         chosen = _weights(adapter, select)
     if not chosen:
-        raise NeedsError("train.nothing-selected", f"train.select leaves no parameter to train ({select.kind}, modules={list(select.modules)}).",
-                         "widen train.select; `efface show model` lists module names.")
+        raise NeedsError(
+            "train.nothing-selected",
+            f"train.select leaves no parameter to train ({select.kind}, modules={list(select.modules)}).",
+            "widen train.select; `efface show model` lists module names.",
+        )
     for p in adapter.module.parameters():
         p.requires_grad_(False)
     for p in chosen.values():
@@ -36,12 +39,19 @@ def _weights(adapter: ModelAdapter, select: Select) -> dict[str, nn.Parameter]:
     if select.kind == "layers":
         last = len(adapter.blocks) - 1 if select.last is None else select.last
         if not 0 <= select.first <= last < len(adapter.blocks):
-            raise NeedsError("train.bad-layers", f"train.select asks for blocks {select.first}..{last} of {len(adapter.blocks)}.",
-                             "choose blocks that the model has.")
+            raise NeedsError(
+                "train.bad-layers",
+                f"train.select asks for blocks {select.first}..{last} of {len(adapter.blocks)}.",
+                "choose blocks that the model has.",
+            )
         inside = {id(p) for block in list(adapter.blocks)[select.first : last + 1] for p in block.parameters()}
-    return {name: p for name, p in named.items()
-            if name not in head and (inside is None or id(p) in inside)
-            and (not select.modules or any(part in name for part in select.modules))}
+    return {
+        name: p
+        for name, p in named.items()
+        if name not in head
+        and (inside is None or id(p) in inside)
+        and (not select.modules or any(part in name for part in select.modules))
+    }
 
 
 def add_lora(adapter: ModelAdapter, select: Select, seed: int) -> None:
@@ -51,10 +61,23 @@ def add_lora(adapter: ModelAdapter, select: Select, seed: int) -> None:
 
     torch.manual_seed(seed)
     kind = TaskType.CAUSAL_LM if adapter.family == "causal_lm" else None
-    layers = {"layers_to_transform": list(range(select.first, (len(adapter.blocks) - 1 if select.last is None else select.last) + 1))} \
-        if (select.first or select.last is not None) else {}
-    config = LoraConfig(r=select.rank, lora_alpha=select.alpha, lora_dropout=select.dropout, task_type=kind,
-                        target_modules=list(select.modules) or "all-linear", **layers)
+    layers = (
+        {
+            "layers_to_transform": list(
+                range(select.first, (len(adapter.blocks) - 1 if select.last is None else select.last) + 1)
+            )
+        }
+        if (select.first or select.last is not None)
+        else {}
+    )
+    config = LoraConfig(
+        r=select.rank,
+        lora_alpha=select.alpha,
+        lora_dropout=select.dropout,
+        task_type=kind,
+        target_modules=list(select.modules) or "all-linear",
+        **layers,
+    )
     adapter.module = get_peft_model(adapter.module, config)  # type: ignore[arg-type]
 
 

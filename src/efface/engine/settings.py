@@ -10,16 +10,24 @@ from efface.settings import Settings, setting
 class Select(Settings):
     """Which parameters are trained."""
 
-    kind: Literal["full", "lora", "layers"] = setting("full", "full: all weights; lora: a low-rank adapter; layers: a range of blocks")
+    kind: Literal["full", "lora", "layers"] = setting(
+        "full", "full: all weights; lora: a low-rank adapter; layers: a range of blocks"
+    )
     first: int = setting(0, "layers: first block trained (0 = first)", ge=0)
     last: int | None = setting(None, "layers: last block trained, inclusive (none: the last)")
     modules: tuple[str, ...] = setting((), "keep only parameters whose name contains one of these, e.g. mlp.down_proj")
-    freeze_head: bool = setting(True, "keep embeddings and output head fixed", source="stack.md 2.1: 11% faster, forgetting unchanged")
+    freeze_head: bool = setting(
+        True, "keep embeddings and output head fixed", source="stack.md 2.1: 11% faster, forgetting unchanged"
+    )
     rank: int = setting(16, "lora: rank", ge=1)
     alpha: float = setting(32.0, "lora: scale numerator (scale = alpha / rank)", gt=0)
     dropout: float = setting(0.0, "lora: dropout", ge=0, lt=1)
-    mask: Literal["none", "saliency"] = setting("none", "saliency: only the weights with the largest forget gradient move (SURE)")
-    mask_percentile: float = setting(90.0, "saliency: share of output rows that stays frozen, percent", source="SURE script", ge=0, lt=100)
+    mask: Literal["none", "saliency"] = setting(
+        "none", "saliency: only the weights with the largest forget gradient move (SURE)"
+    )
+    mask_percentile: float = setting(
+        90.0, "saliency: share of output rows that stays frozen, percent", source="SURE script", ge=0, lt=100
+    )
     mask_dynamic: bool = setting(False, "saliency: recompute the mask at every step instead of once at the start")
 
 
@@ -29,7 +37,9 @@ class TrainSettings(Settings):
     lr: float = setting(5e-5, "peak learning rate", gt=0)
     epochs: float = setting(5.0, "passes over the forget set (over the training set when fine-tuning)", gt=0)
     steps: int | None = setting(None, "optimizer steps; overrides epochs", ge=0)
-    batch_size: int = setting(16, "rows per optimizer step and stream (effective, over all micro-batches and processes)", ge=1)
+    batch_size: int = setting(
+        16, "rows per optimizer step and stream (effective, over all micro-batches and processes)", ge=1
+    )
     token_budget: int = setting(2048, "padded tokens per micro-batch; only memory and speed depend on it", ge=1)
     weight_decay: float = setting(0.0, "AdamW weight decay", ge=0)
     betas: tuple[float, float] = setting((0.9, 0.999), "AdamW betas")

@@ -90,16 +90,27 @@ class Method:
         """Refuse by name what this method cannot work on, before anything is computed."""
         family = context.adapter.family
         if family not in self.families:
-            raise NeedsError("method.wrong-family", f"{self.name} works on {', '.join(self.families)}, not on a {family}.",
-                             "choose another method (`efface list methods`).")
+            raise NeedsError(
+                "method.wrong-family",
+                f"{self.name} works on {', '.join(self.families)}, not on a {family}.",
+                "choose another method (`efface list methods`).",
+            )
         if not len(context.forget):
-            raise NeedsError("method.no-forget", f"{self.name} was given an empty forget set.", "name at least one row to forget.")
+            raise NeedsError(
+                "method.no-forget", f"{self.name} was given an empty forget set.", "name at least one row to forget."
+            )
         if self.needs.retain and not len(context.retain):
-            raise NeedsError("method.needs-retain", f"{self.name} needs a retain set and the request names none.",
-                             "add retain rows to the request, or use a method without one (grad_ascent).")
+            raise NeedsError(
+                "method.needs-retain",
+                f"{self.name} needs a retain set and the request names none.",
+                "add retain rows to the request, or use a method without one (grad_ascent).",
+            )
         if self.needs.base and context.base is None:
-            raise NeedsError("method.needs-base", f"{self.name} needs the base model (before any fine-tuning) and none is given.",
-                             "set `base` in the spec.")
+            raise NeedsError(
+                "method.needs-base",
+                f"{self.name} needs the base model (before any fine-tuning) and none is given.",
+                "set `base` in the spec.",
+            )
 
     def apply(self, context: Context) -> None:
         """Make ``context.adapter`` forget, in place."""

@@ -46,8 +46,14 @@ class Need:
 class Tables:
     """Tables at hand for one subject. ``fetch(role, need)`` returns an Arrow table or raises ``NotComputed``."""
 
-    def __init__(self, fetch: Callable[[str, Need], Any], rows: str, subject: str = "unlearned", seed: int = 0,
-                 resamples: int = 1000) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[str, Need], Any],
+        rows: str,
+        subject: str = "unlearned",
+        seed: int = 0,
+        resamples: int = 1000,
+    ) -> None:
         self._fetch, self.default_rows, self.subject = fetch, rows, subject
         self.seed, self.resamples = seed, resamples
 
@@ -60,7 +66,9 @@ class Tables:
         need = Need("score", rows, role, (variant,), prompt).bind(self.default_rows)
         return Tokens(self._fetch(role, need))
 
-    def variants(self, stem: str = "wrong", rows: str = "*", prompt: str = "prompt", role: str = "subject") -> list[list[np.ndarray]]:
+    def variants(
+        self, stem: str = "wrong", rows: str = "*", prompt: str = "prompt", role: str = "subject"
+    ) -> list[list[np.ndarray]]:
         """Log-probs of every ``stem:i`` candidate: one list of float64 arrays per data row."""
         need = Need("score", rows, role, (stem,), prompt).bind(self.default_rows)
         return self._fetch(role, need)
@@ -159,17 +167,31 @@ class Metric:
 
 
 KNOWLEDGE: dict[str, Direction] = {
-    **dict.fromkeys(("forget", "forget_test", "holdout", "two_hop", "passages_forget", "passages_holdout"), "match"), "*": "higher"}
+    **dict.fromkeys(("forget", "forget_test", "holdout", "two_hop", "passages_forget", "passages_holdout"), "match"),
+    "*": "higher",
+}
 
 
-def metric(name: str, *, needs: Sequence[Need], card: Card, directions: Mapping[str, Direction] = KNOWLEDGE, version: int = 1,
-           orientation: Literal["knowledge", "none"] = "knowledge", families: Sequence[str] = ("text",), fixed_rows: str = "",
-           ) -> Callable[[Callable[[Tables], PerRow | Score]], Callable[[Tables], PerRow | Score]]:
+def metric(
+    name: str,
+    *,
+    needs: Sequence[Need],
+    card: Card,
+    directions: Mapping[str, Direction] = KNOWLEDGE,
+    version: int = 1,
+    orientation: Literal["knowledge", "none"] = "knowledge",
+    families: Sequence[str] = ("text",),
+    fixed_rows: str = "",
+) -> Callable[[Callable[[Tables], PerRow | Score]], Callable[[Tables], PerRow | Score]]:
     """Register a metric function. It stays callable as a plain function of ``Tables``."""
 
     def add(function: Callable[[Tables], PerRow | Score]) -> Callable[[Tables], PerRow | Score]:
-        METRICS.register(name, Metric(name, function, tuple(needs), dict(directions), card, version, orientation,
-                                      tuple(families), fixed_rows))
+        METRICS.register(
+            name,
+            Metric(
+                name, function, tuple(needs), dict(directions), card, version, orientation, tuple(families), fixed_rows
+            ),
+        )
         return function
 
     return add
@@ -190,11 +212,28 @@ def compute(metric: Metric, tables: Tables, rows: str, *, seed: int = 0, resampl
     values = np.asarray(result.values, dtype=np.float64)
     scored = np.isfinite(values)
     if not scored.any():
-        return Score(metric.name, rows, None, unscored=len(values), direction=direction, version=metric.version,
-                     reason="none of its rows could be scored")
+        return Score(
+            metric.name,
+            rows,
+            None,
+            unscored=len(values),
+            direction=direction,
+            version=metric.version,
+            reason="none of its rows could be scored",
+        )
     entities = [e for e, ok in zip(result.entities, scored, strict=True) if ok]
     low, high = bootstrap_mean(values[scored], entities, seed=seed, resamples=resamples)
-    return Score(metric.name, rows, float(values[scored].mean()), low, high, int(scored.sum()), int((~scored).sum()), direction,
-                 version=metric.version, extra=dict(result.extra) | {"interval_over": unit(entities)},
-                 per_row=dict(zip(result.rows, values.tolist(), strict=True)),
-                 entities=dict(zip(result.rows, result.entities, strict=True)))
+    return Score(
+        metric.name,
+        rows,
+        float(values[scored].mean()),
+        low,
+        high,
+        int(scored.sum()),
+        int((~scored).sum()),
+        direction,
+        version=metric.version,
+        extra=dict(result.extra) | {"interval_over": unit(entities)},
+        per_row=dict(zip(result.rows, values.tolist(), strict=True)),
+        entities=dict(zip(result.rows, result.entities, strict=True)),
+    )

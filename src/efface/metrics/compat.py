@@ -26,8 +26,14 @@ REPORT = "arXiv 2506.12618"
 
 def card(title: str, summary: str, quirk: str) -> Card:
     """Card of a compatibility form."""
-    return Card(f"{title} (common harness)", REPORT, CODE, summary, differs=(f"reproduced on purpose: {quirk}",),
-                fooled_by=("the quirk above",))
+    return Card(
+        f"{title} (common harness)",
+        REPORT,
+        CODE,
+        summary,
+        differs=(f"reproduced on purpose: {quirk}",),
+        fooled_by=("the quirk above",),
+    )
 
 
 def without_last(values: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -35,9 +41,15 @@ def without_last(values: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [v[:-1] for v in values]
 
 
-@metric("extraction_strength_compat", needs=[ANSWER], card=card(
-    "Extraction strength", "1 - k/n as the harness prints it.",
-    "1/n instead of 0 where the last token misses; 0 for an empty answer; the last label is always dropped"))
+@metric(
+    "extraction_strength_compat",
+    needs=[ANSWER],
+    card=card(
+        "Extraction strength",
+        "1 - k/n as the harness prints it.",
+        "1/n instead of 0 where the last token misses; 0 for an empty answer; the last label is always dropped",
+    ),
+)
 def extraction_strength_compat(tables: Tables) -> PerRow:
     """ES with the harness's floor of 1/n."""
     tokens = tables.tokens()
@@ -45,24 +57,37 @@ def extraction_strength_compat(tables: Tables) -> PerRow:
     return per_row(tokens, np.where([bool(p) for p in tokens.problems], np.nan, values))
 
 
-@metric("exact_memorisation_compat", needs=[ANSWER], card=card(
-    "Exact memorisation", "Share of argmax hits.", "the last label is always dropped"))
+@metric(
+    "exact_memorisation_compat",
+    needs=[ANSWER],
+    card=card("Exact memorisation", "Share of argmax hits.", "the last label is always dropped"),
+)
 def exact_memorisation_compat(tables: Tables) -> PerRow:
     """EM without the last label."""
     tokens = tables.tokens()
     return per_row(tokens, [hits.mean() if hits.size else np.nan for hits in without_last(tokens.hit)])
 
 
-@metric("knowmem_compat", needs=[GENERATED], card=card(
-    "Knowledge memorisation", "ROUGE-L F1 of the answer cut at the next question.", "words are stemmed; MUSE does not"))
+@metric(
+    "knowmem_compat",
+    needs=[GENERATED],
+    card=card(
+        "Knowledge memorisation",
+        "ROUGE-L F1 of the answer cut at the next question.",
+        "words are stemmed; MUSE does not",
+    ),
+)
 def knowmem_compat(tables: Tables) -> PerRow:
     """MUSE's answer score with stemmed words."""
     score = rouge_l(part="fmeasure", stemmer=True)
     return score_generations(tables, lambda gold, text: score(gold, STOPS.split(text, maxsplit=1)[0]))
 
 
-@metric("verbmem_compat", needs=[GENERATED], card=card(
-    "Verbatim memorisation", "ROUGE-L F1 of the continuation.", "words are stemmed; MUSE does not"))
+@metric(
+    "verbmem_compat",
+    needs=[GENERATED],
+    card=card("Verbatim memorisation", "ROUGE-L F1 of the continuation.", "words are stemmed; MUSE does not"),
+)
 def verbmem_compat(tables: Tables) -> PerRow:
     """MUSE's continuation score with stemmed words."""
     return score_generations(tables, rouge_l(part="fmeasure", stemmer=True))
@@ -76,8 +101,13 @@ def _ratio(tables: Tables, rows: str = "*", role: str = "subject") -> PerRow:
     return per_row(tokens, np.exp(wrong) / (np.exp(correct) + TINY))
 
 
-@metric("truth_ratio_compat", needs=RATIO, card=card(
-    "Truth ratio, prob_mean", "Mean of P(correct) / (P(correct) + P(wrong) + 1e-10).", "1e-10 in the denominator"))
+@metric(
+    "truth_ratio_compat",
+    needs=RATIO,
+    card=card(
+        "Truth ratio, prob_mean", "Mean of P(correct) / (P(correct) + P(wrong) + 1e-10).", "1e-10 in the denominator"
+    ),
+)
 def truth_ratio_compat(tables: Tables) -> PerRow:
     """Extent of knowledge with the added constant."""
     tokens, (correct, _) = tables.tokens(), correct_lp(tables)
@@ -85,37 +115,62 @@ def truth_ratio_compat(tables: Tables) -> PerRow:
     return per_row(tokens, np.exp(correct) / (np.exp(correct) + np.exp(wrong) + TINY))
 
 
-@metric("truth_ratio_tofu_compat", needs=RATIO, directions={"*": "match"}, orientation="none", card=card(
-    "Truth ratio, closer to 1 is better", "Mean of min(r, 1/(r + 1e-10)), r = P(wrong) / (P(correct) + 1e-10).",
-    "1e-10 in both ratios"))
+@metric(
+    "truth_ratio_tofu_compat",
+    needs=RATIO,
+    directions={"*": "match"},
+    orientation="none",
+    card=card(
+        "Truth ratio, closer to 1 is better",
+        "Mean of min(r, 1/(r + 1e-10)), r = P(wrong) / (P(correct) + 1e-10).",
+        "1e-10 in both ratios",
+    ),
+)
 def truth_ratio_tofu_compat(tables: Tables) -> PerRow:
     """min(r, 1/(r + 1e-10)) per row."""
     ratio = _ratio(tables)
     return replace(ratio, values=np.minimum(ratio.values, 1 / (ratio.values + TINY)))
 
 
-@metric("truth_ratio_true_better_compat", needs=RATIO, card=card(
-    "Truth ratio, true is better", "Mean of max(0, 1 - r), r = P(wrong) / (P(correct) + 1e-10).",
-    "1e-10 in the ratio"))
+@metric(
+    "truth_ratio_true_better_compat",
+    needs=RATIO,
+    card=card(
+        "Truth ratio, true is better",
+        "Mean of max(0, 1 - r), r = P(wrong) / (P(correct) + 1e-10).",
+        "1e-10 in the ratio",
+    ),
+)
 def truth_ratio_true_better_compat(tables: Tables, rows: str = "*") -> PerRow:
     """max(0, 1 - r) per row."""
     ratio = _ratio(tables, rows)
     return replace(ratio, values=np.maximum(0.0, 1 - ratio.values))
 
 
-@metric("options_probability_compat", needs=CHOICES, card=card(
-    "Options probability", "P(answer) / (P(answer) + sum P(wrong) + 1e-10).", "1e-10 in the denominator"))
+@metric(
+    "options_probability_compat",
+    needs=CHOICES,
+    card=card("Options probability", "P(answer) / (P(answer) + sum P(wrong) + 1e-10).", "1e-10 in the denominator"),
+)
 def options_probability_compat(tables: Tables, rows: str = "*") -> PerRow:
     """Options probability with the added constant."""
     tokens = tables.tokens(rows)
     own, wrong = np.exp(tokens.mean_lp), wrong_lp(tables, rows)
-    return per_row(tokens, [p / (p + np.exp(lps).sum() + TINY) if lps.size else np.nan
-                            for p, lps in zip(own, wrong, strict=True)])
+    return per_row(
+        tokens, [p / (p + np.exp(lps).sum() + TINY) if lps.size else np.nan for p, lps in zip(own, wrong, strict=True)]
+    )
 
 
-@metric("forget_quality_compat", needs=RATIO_NEEDS, directions={"*": "higher"}, orientation="none",
-        fixed_rows="forget", card=card(
-    "Forget quality", "p-value of scipy's two-sample KS test on r.", "r with 1e-10; the p-value underflows to 0"))
+@metric(
+    "forget_quality_compat",
+    needs=RATIO_NEEDS,
+    directions={"*": "higher"},
+    orientation="none",
+    fixed_rows="forget",
+    card=card(
+        "Forget quality", "p-value of scipy's two-sample KS test on r.", "r with 1e-10; the p-value underflows to 0"
+    ),
+)
 def forget_quality_compat(tables: Tables) -> Score:
     """scipy's p-value on the harness's truth ratios."""
     from scipy.stats import ks_2samp
@@ -131,13 +186,23 @@ def _scored(side: PerRow) -> np.ndarray:
     return values
 
 
-@metric("model_utility_compat", needs=UTILITY_NEEDS, directions={"*": "higher"}, fixed_rows="retain", card=card(
-    "Model utility", "scipy's harmonic mean of the nine parts in the harness's forms.", "1e-10 in ratios"))
+@metric(
+    "model_utility_compat",
+    needs=UTILITY_NEEDS,
+    directions={"*": "higher"},
+    fixed_rows="retain",
+    card=card("Model utility", "scipy's harmonic mean of the nine parts in the harness's forms.", "1e-10 in ratios"),
+)
 def model_utility_compat(tables: Tables) -> Score:
     """Harmonic mean of the harness's nine parts."""
     from scipy.stats import hmean
 
     parts = utility_parts(tables, options_probability_compat, truth_ratio_true_better_compat)
     means = part_means(parts)
-    return Score("", "", float(hmean(list(means.values()))),
-                 n=sum(len(p.values) for n, p in parts.items() if n.endswith("rouge")), extra={"parts": means})
+    return Score(
+        "",
+        "",
+        float(hmean(list(means.values()))),
+        n=sum(len(p.values) for n, p in parts.items() if n.endswith("rouge")),
+        extra={"parts": means},
+    )

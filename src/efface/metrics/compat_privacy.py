@@ -37,9 +37,13 @@ def min_k_plus_compat(tables: Tables, rows: str, role: str) -> PerRow:
 
 
 def _register(name: str, attack: Familiarity, title: str) -> None:
-    metric(name, needs=SIDES, directions={"*": "match"}, fixed_rows="forget", card=card(
-        title, "AUC forget against holdout.", "the last label is dropped and an empty answer scores 0"))(
-            lambda tables: report(tables, attack, controls=("reference", "base")))
+    metric(
+        name,
+        needs=SIDES,
+        directions={"*": "match"},
+        fixed_rows="forget",
+        card=card(title, "AUC forget against holdout.", "the last label is dropped and an empty answer scores 0"),
+    )(lambda tables: report(tables, attack, controls=("reference", "base")))
 
 
 _register("mia_min_k_compat", min_k_compat, "Min-k attack, k = .4")
@@ -54,37 +58,69 @@ def _against(tables: Tables, *, flip: bool) -> Score:
     except NotComputed:
         b, assumed = 0.5, True
     x, y = (1 - a, 1 - b) if flip else (a, b)
-    return Score("", "", (x - y) / (y + TINY) * 100, n=len(forget), target=0.0,
-                 extra={"auc": a, "auc_reference": b, "reference_assumed": assumed})
+    return Score(
+        "",
+        "",
+        (x - y) / (y + TINY) * 100,
+        n=len(forget),
+        target=0.0,
+        extra={"auc": a, "auc_reference": b, "reference_assumed": assumed},
+    )
 
 
-@metric("privleak_compat", needs=SIDES, directions={"*": "match"}, orientation="none", fixed_rows="forget", card=card(
-    "PrivLeak", "((1-A) - (1-A_R)) / (1-A_R + 1e-10) * 100.",
-    "A_R = .5 without a reference (`reference_assumed`); min-k without the last label"))
+@metric(
+    "privleak_compat",
+    needs=SIDES,
+    directions={"*": "match"},
+    orientation="none",
+    fixed_rows="forget",
+    card=card(
+        "PrivLeak",
+        "((1-A) - (1-A_R)) / (1-A_R + 1e-10) * 100.",
+        "A_R = .5 without a reference (`reference_assumed`); min-k without the last label",
+    ),
+)
 def privleak_compat(tables: Tables) -> Score:
     """PrivLeak as the harness prints it."""
     return _against(tables, flip=True)
 
 
-@metric("rel_diff_compat", needs=SIDES, directions={"*": "match"}, orientation="none", fixed_rows="forget", card=card(
-    "Relative AUC difference", "(A - A_R) / (A_R + 1e-10) * 100.",
-    "A_R = .5 without a reference (`reference_assumed`)"))
+@metric(
+    "rel_diff_compat",
+    needs=SIDES,
+    directions={"*": "match"},
+    orientation="none",
+    fixed_rows="forget",
+    card=card(
+        "Relative AUC difference",
+        "(A - A_R) / (A_R + 1e-10) * 100.",
+        "A_R = .5 without a reference (`reference_assumed`)",
+    ),
+)
 def rel_diff_compat(tables: Tables) -> Score:
     """Relative difference of AUCs as the harness prints it."""
     return _against(tables, flip=False)
 
 
-@metric("cka_reference_compat", needs=(Need("hidden"), Need("hidden", role="reference")), directions={"*": "higher"},
-        orientation="none", card=Card(
-    "CKA to the reference (released code)", MIRAGE, "yongwookim1/UUEF",
-    "Biased linear CKA of the last layer, averaged over batches of 512 rows.",
-    differs=("reproduced on purpose: biased upwards unless rows far outnumber features",),
-    fooled_by=("independent features read .53 at width 576",)))
+@metric(
+    "cka_reference_compat",
+    needs=(Need("hidden"), Need("hidden", role="reference")),
+    directions={"*": "higher"},
+    orientation="none",
+    card=Card(
+        "CKA to the reference (released code)",
+        MIRAGE,
+        "yongwookim1/UUEF",
+        "Biased linear CKA of the last layer, averaged over batches of 512 rows.",
+        differs=("reproduced on purpose: biased upwards unless rows far outnumber features",),
+        fooled_by=("independent features read .53 at width 576",),
+    ),
+)
 def cka_reference_compat(tables: Tables) -> Score:
     """Batch-averaged biased CKA of the last layer."""
     found = states(tables, shared_layers(tables, "subject", "reference")[-1], "subject", "reference")
     starts = range(0, len(found.rows), BATCH)
-    values = [linear_cka_biased(*(x[s:s + BATCH] for x in found.vectors)) for s in starts]
+    values = [linear_cka_biased(*(x[s : s + BATCH] for x in found.vectors)) for s in starts]
     if np.isnan(values).any():
         raise NotComputed("the hidden states of one model are the same for every row of a batch")
     return Score("", "", float(np.mean(values)), n=len(found.rows))

@@ -33,8 +33,15 @@ class Fade:
     n: tuple[int, int]
 
 
-def fade(reference_own: Blocks, reference_other: Blocks, subject_own: Blocks, subject_other: Blocks, *,
-         reference_prompts: Sequence[str] = (), subject_prompts: Sequence[str] = ()) -> Fade:
+def fade(
+    reference_own: Blocks,
+    reference_other: Blocks,
+    subject_own: Blocks,
+    subject_other: Blocks,
+    *,
+    reference_prompts: Sequence[str] = (),
+    subject_prompts: Sequence[str] = (),
+) -> Fade:
     """FADE from token log-probs Float[tokens] per sample, end token included (arXiv 2510.12981).
 
     ``reference_own`` / ``reference_other``: samples of the reference under itself and under the model; ``subject_own``
@@ -44,15 +51,24 @@ def fade(reference_own: Blocks, reference_other: Blocks, subject_own: Blocks, su
     forward, reverse = _gaps(reference_own, reference_other), _gaps(subject_own, subject_other)
 
     def both(reduce: Callable[[np.ndarray], float]) -> tuple[float, float]:
-        return (_average([reduce(gap) for gap in forward], reference_prompts),
-                _average([reduce(gap) for gap in reverse], subject_prompts))
+        return (
+            _average([reduce(gap) for gap in forward], reference_prompts),
+            _average([reduce(gap) for gap in reverse], subject_prompts),
+        )
 
     totals = [np.array([gap.sum() for gap in side]) for side in (forward, reverse)]
     error = np.sqrt(sum(t.var(ddof=1) / t.size if t.size > 1 else np.nan for t in totals)) / 2
     medians = [np.median(t) if t.size else np.nan for t in totals]
     sums, clipped = both(np.sum), both(lambda gap: np.clip(gap, -CLIP, CLIP).mean())
-    return Fade(float(np.mean(sums)), *sums, float(np.mean(both(np.mean))), float(np.mean(medians)),
-                float(np.mean(clipped)), float(error), (totals[0].size, totals[1].size))
+    return Fade(
+        float(np.mean(sums)),
+        *sums,
+        float(np.mean(both(np.mean))),
+        float(np.mean(medians)),
+        float(np.mean(clipped)),
+        float(error),
+        (totals[0].size, totals[1].size),
+    )
 
 
 def _gaps(own: Blocks, other: Blocks) -> list[np.ndarray]:

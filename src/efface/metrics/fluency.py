@@ -19,7 +19,7 @@ SHORT = "short answers: they cannot repeat and carry few n-grams"
 def grams(text: str, n: int) -> list[tuple[str, ...]]:
     """Word n-grams of ``text``, punctuation as words."""
     words = WORD.findall(text)
-    return [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
 def entropy(text: str, n: int) -> float:
@@ -37,11 +37,20 @@ def repetition(text: str) -> float:
     return 1 - len(set(found)) / len(found)
 
 
-@metric("repetition_rate", needs=[GENERATED], directions={"*": "lower"}, orientation="none", card=Card(
-    "Repetition rate (seq-rep-4)", "Welleck et al. 2019 (arXiv 1908.04319)", "",
-    "Share of word 4-grams in the greedy answer that occurred in it before; mean over rows. Empty answers are "
-    "unscored and counted in `empty`.",
-    fooled_by=(SHORT, "the same fluent sentence to every question: see distinct_2")))
+@metric(
+    "repetition_rate",
+    needs=[GENERATED],
+    directions={"*": "lower"},
+    orientation="none",
+    card=Card(
+        "Repetition rate (seq-rep-4)",
+        "Welleck et al. 2019 (arXiv 1908.04319)",
+        "",
+        "Share of word 4-grams in the greedy answer that occurred in it before; mean over rows. Empty answers are "
+        "unscored and counted in `empty`.",
+        fooled_by=(SHORT, "the same fluent sentence to every question: see distinct_2"),
+    ),
+)
 def repetition_rate(tables: Tables) -> PerRow:
     """Repeated 4-grams per row."""
     result = score_generations(tables, lambda gold, text: repetition(text))
@@ -50,27 +59,45 @@ def repetition_rate(tables: Tables) -> PerRow:
     return result
 
 
-@metric("ngram_entropy", needs=[GENERATED], directions={"*": "higher"}, orientation="none", card=Card(
-    "Weighted n-gram entropy",
-    "Jin et al. 2024, RWKU (arXiv 2406.10890); Meng et al. 2022 (arXiv 2202.05262)", "jinzhuoran/RWKU",
-    "(2/3 H_2 + 4/3 H_3) / 2 per text, H_n the entropy in bits of its word n-grams; mean over rows.",
-    differs=("words by a regular expression instead of a downloaded tokenizer model",),
-    fooled_by=(SHORT, "word salad has the highest entropy")))
+@metric(
+    "ngram_entropy",
+    needs=[GENERATED],
+    directions={"*": "higher"},
+    orientation="none",
+    card=Card(
+        "Weighted n-gram entropy",
+        "Jin et al. 2024, RWKU (arXiv 2406.10890); Meng et al. 2022 (arXiv 2202.05262)",
+        "jinzhuoran/RWKU",
+        "(2/3 H_2 + 4/3 H_3) / 2 per text, H_n the entropy in bits of its word n-grams; mean over rows.",
+        differs=("words by a regular expression instead of a downloaded tokenizer model",),
+        fooled_by=(SHORT, "word salad has the highest entropy"),
+    ),
+)
 def ngram_entropy(tables: Tables) -> PerRow:
     """Weighted bi- and trigram entropy per row; an empty answer has 0."""
     return score_generations(tables, lambda gold, text: (BI * entropy(text, 2) + TRI * entropy(text, 3)) / 2)
 
 
-@metric("distinct_2", needs=[GENERATED], directions={"*": "higher"}, orientation="none", card=Card(
-    "Distinct bigrams over all answers", "Li et al. 2016 (arXiv 1510.03055)", "",
-    "Number of different word bigrams in all greedy answers together, over their total number. Low when every "
-    "question gets the same answer. Without an interval: resampling repeats answers, which this counts.",
-    fooled_by=("falls with the number of rows: compare on the same rows only",)))
+@metric(
+    "distinct_2",
+    needs=[GENERATED],
+    directions={"*": "higher"},
+    orientation="none",
+    card=Card(
+        "Distinct bigrams over all answers",
+        "Li et al. 2016 (arXiv 1510.03055)",
+        "",
+        "Number of different word bigrams in all greedy answers together, over their total number. Low when every "
+        "question gets the same answer. Without an interval: resampling repeats answers, which this counts.",
+        fooled_by=("falls with the number of rows: compare on the same rows only",),
+    ),
+)
 def distinct_2(tables: Tables) -> Score:
     """Distinct over total bigrams of the whole set."""
     table = tables.generations()
-    texts = [text or "" for text, problem in zip(table.column("text"), table.column("problem"), strict=True)
-             if not problem]
+    texts = [
+        text or "" for text, problem in zip(table.column("text"), table.column("problem"), strict=True) if not problem
+    ]
     found = [pair for text in texts for pair in grams(text, 2)]
     if not found:
         raise NotComputed("no answer has two words")

@@ -18,14 +18,17 @@ STOPS = re.compile(r"\n\n|\nQuestion|Question:")
 SILENT = "an empty answer scores 0 like a forgotten one: see `empty` beside it"
 
 
-def score_generations(tables: Tables, score: Callable[[str, str], float], rows: str = "*",
-                      prompt: str = "prompt") -> PerRow:
+def score_generations(
+    tables: Tables, score: Callable[[str, str], float], rows: str = "*", prompt: str = "prompt"
+) -> PerRow:
     """``score(gold, text)`` per row; rows that were not generated are unscored. ``extra["empty"]``: share of empty
     texts."""
     table = tables.generations(rows, prompt)
     texts, broken = table.column("text"), table.column("problem")
-    values = [np.nan if problem else score(gold or "", text or "")
-              for gold, text, problem in zip(table.column("gold"), texts, broken, strict=True)]
+    values = [
+        np.nan if problem else score(gold or "", text or "")
+        for gold, text, problem in zip(table.column("gold"), texts, broken, strict=True)
+    ]
     done = [text for text, problem in zip(texts, broken, strict=True) if not problem]
     empty = sum(not (text or "").strip() for text in done) / len(done) if done else float("nan")
     return PerRow(np.asarray(values, dtype=np.float64), table.rows, table.entities, {"empty": empty} if done else {})
@@ -52,67 +55,117 @@ def normal(text: str) -> str:
     return " ".join(word for word in bare.split() if word not in ("a", "an", "the"))
 
 
-@metric("rouge", needs=[GENERATED], card=Card(
-    "ROUGE-L recall", TOFU, CODE,
-    "Longest common subsequence of the greedy answer and the gold answer over the gold length, words stemmed (the "
-    "form TOFU uses).",
-    fooled_by=(SILENT,
-               "a refusal scores near 0 while the weights hold everything",
-               "recall rewards long answers that wander past the gold words",
-               "letters outside a-z are dropped; a gold answer with none left is unscored")))
+@metric(
+    "rouge",
+    needs=[GENERATED],
+    card=Card(
+        "ROUGE-L recall",
+        TOFU,
+        CODE,
+        "Longest common subsequence of the greedy answer and the gold answer over the gold length, words stemmed (the "
+        "form TOFU uses).",
+        fooled_by=(
+            SILENT,
+            "a refusal scores near 0 while the weights hold everything",
+            "recall rewards long answers that wander past the gold words",
+            "letters outside a-z are dropped; a gold answer with none left is unscored",
+        ),
+    ),
+)
 def rouge(tables: Tables, rows: str = "*") -> PerRow:
     """ROUGE-L recall with stemmer per row."""
     return score_generations(tables, rouge_l(part="recall", stemmer=True), rows)
 
 
-@metric("rouge_paraphrased_question", needs=[Need("generate", variants=(), prompt="paraphrase")], card=Card(
-    "ROUGE-L recall under a reworded question", TOFU, "", "As rouge, asked with the paraphrased question.",
-    fooled_by=(SILENT,)))
+@metric(
+    "rouge_paraphrased_question",
+    needs=[Need("generate", variants=(), prompt="paraphrase")],
+    card=Card(
+        "ROUGE-L recall under a reworded question",
+        TOFU,
+        "",
+        "As rouge, asked with the paraphrased question.",
+        fooled_by=(SILENT,),
+    ),
+)
 def rouge_paraphrased_question(tables: Tables) -> PerRow:
     """``rouge`` with the prompt replaced by its paraphrase."""
     return score_generations(tables, rouge_l(part="recall", stemmer=True), prompt="paraphrase")
 
 
-@metric("rouge_f1", needs=[GENERATED], card=Card(
-    "ROUGE-L F1", MUSE, "jaechan-repo/muse_bench",
-    "ROUGE-L F1 of the greedy answer, words not stemmed (the form MUSE uses).",
-    fooled_by=(SILENT, "a right answer inside a long sentence scores low")))
+@metric(
+    "rouge_f1",
+    needs=[GENERATED],
+    card=Card(
+        "ROUGE-L F1",
+        MUSE,
+        "jaechan-repo/muse_bench",
+        "ROUGE-L F1 of the greedy answer, words not stemmed (the form MUSE uses).",
+        fooled_by=(SILENT, "a right answer inside a long sentence scores low"),
+    ),
+)
 def rouge_f1(tables: Tables) -> PerRow:
     """ROUGE-L F1 without stemmer per row."""
     return score_generations(tables, rouge_l(part="fmeasure", stemmer=False))
 
 
-@metric("exact_match", needs=[GENERATED], card=Card(
-    "Exact match", "Rajpurkar et al. 2016 (normalisation); LUME, arXiv 2502.15097 (use)", "",
-    "1 if the greedy answer equals the gold answer after lower-casing and dropping punctuation and articles.",
-    fooled_by=(SILENT, "any extra word makes it 0: meant for short answers")))
+@metric(
+    "exact_match",
+    needs=[GENERATED],
+    card=Card(
+        "Exact match",
+        "Rajpurkar et al. 2016 (normalisation); LUME, arXiv 2502.15097 (use)",
+        "",
+        "1 if the greedy answer equals the gold answer after lower-casing and dropping punctuation and articles.",
+        fooled_by=(SILENT, "any extra word makes it 0: meant for short answers"),
+    ),
+)
 def exact_match(tables: Tables) -> PerRow:
     """Normalised equality; a gold answer that normalises to nothing is unscored."""
-    return score_generations(tables, lambda gold, text: float(normal(gold) == normal(text)) if normal(gold)
-                             else float("nan"))
+    return score_generations(
+        tables, lambda gold, text: float(normal(gold) == normal(text)) if normal(gold) else float("nan")
+    )
 
 
-@metric("knowmem", needs=[GENERATED], card=Card(
-    "Knowledge memorisation (MUSE C2, C4)", MUSE, "jaechan-repo/muse_bench",
-    "ROUGE-L F1, not stemmed, of the greedy answer cut at the first blank line or next question. The benchmark's "
-    "few-shot prompt and 32 new tokens belong to the suite.",
-    differs=("0 to 1 rather than 0 to 100", "full precision; the published runs generated in int8"),
-    fooled_by=(SILENT, "a refusal")))
+@metric(
+    "knowmem",
+    needs=[GENERATED],
+    card=Card(
+        "Knowledge memorisation (MUSE C2, C4)",
+        MUSE,
+        "jaechan-repo/muse_bench",
+        "ROUGE-L F1, not stemmed, of the greedy answer cut at the first blank line or next question. The benchmark's "
+        "few-shot prompt and 32 new tokens belong to the suite.",
+        differs=("0 to 1 rather than 0 to 100", "full precision; the published runs generated in int8"),
+        fooled_by=(SILENT, "a refusal"),
+    ),
+)
 def knowmem(tables: Tables) -> PerRow:
     """MUSE's answer score per row."""
     score = rouge_l(part="fmeasure", stemmer=False)
     return score_generations(tables, lambda gold, text: score(gold, STOPS.split(text, maxsplit=1)[0]))
 
 
-@metric("verbmem", needs=[GENERATED], card=Card(
-    "Verbatim memorisation (MUSE C1)", MUSE, "jaechan-repo/muse_bench",
-    "ROUGE-L F1, not stemmed, of the greedy continuation of a passage against the true one. The rows carry the "
-    "continuation already cut to the 128 tokens that are generated.",
-    differs=("0 to 1 rather than 0 to 100",),
-    fooled_by=(SILENT, "fewer new tokens than the gold continuation has lower it for every model")))
+@metric(
+    "verbmem",
+    needs=[GENERATED],
+    card=Card(
+        "Verbatim memorisation (MUSE C1)",
+        MUSE,
+        "jaechan-repo/muse_bench",
+        "ROUGE-L F1, not stemmed, of the greedy continuation of a passage against the true one. The rows carry the "
+        "continuation already cut to the 128 tokens that are generated.",
+        differs=("0 to 1 rather than 0 to 100",),
+        fooled_by=(SILENT, "fewer new tokens than the gold continuation has lower it for every model"),
+    ),
+)
 def verbmem(tables: Tables) -> PerRow:
     """MUSE's continuation score per row. ``extra["cut"]``: share of texts that stopped at the length limit."""
     result = score_generations(tables, rouge_l(part="fmeasure", stemmer=False))
     finish = tables.generations().column("finish")
-    return PerRow(result.values, result.rows, result.entities,
-                  {**result.extra, "cut": finish.count("length") / max(len(finish), 1)})
+    return PerRow(
+        result.values,
+        result.rows,
+        result.entities,
+        {**result.extra, "cut": finish.count("length") / max(len(finish), 1)},
+    )

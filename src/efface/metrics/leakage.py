@@ -32,52 +32,92 @@ def paired(tables: Tables, attack: Familiarity) -> tuple[float, float, np.ndarra
     kept = [~np.isnan(getattr(mine, s).values) & ~np.isnan(getattr(theirs, s).values) for s in ("forget", "holdout")]
     if not all(k.any() for k in kept):
         raise NotComputed("no row of one side was scored under both the model and the reference")
-    groups = [group([e for e, ok in zip(getattr(mine, s).entities, k, strict=True) if ok]) for s,
-              k in zip(("forget", "holdout"), kept, strict=True)]
+    groups = [
+        group([e for e, ok in zip(getattr(mine, s).entities, k, strict=True) if ok])
+        for s, k in zip(("forget", "holdout"), kept, strict=True)
+    ]
     pairs = [(both.forget.values[kept[0]], both.holdout.values[kept[1]]) for both in (mine, theirs)]
     draws = [auc_draws(*pair, *groups, seed=tables.seed, resamples=tables.resamples) for pair in pairs]
     return auc(*pairs[0]), auc(*pairs[1]), draws[0], draws[1], mine
 
 
-@metric("privleak", needs=PAIRED, directions={"*": "match"}, orientation="none", fixed_rows="forget", card=Card(
-    "PrivLeak (MUSE C3)", MUSE, f"jaechan-repo/muse_bench; {CODE}",
-    "((1-A) - (1-A_R)) / (1-A_R) * 100 with A, A_R the min-k (k = .4) AUC of the model and of the reference, "
-    "conventional orientation. -100: members in full view; 0: as the reference; above 0: forget rows look less "
-    "familiar than unseen text. `rel_diff` is (A - A_R)/A_R * 100, `difference` A - A_R.",
-    differs=("no reference: not computed (the common harness assumes A_R = .5: privleak_half, privleak_compat)",
-             "the end token is kept in min-k"),
-    fooled_by=("A_R far from .5: the division blows up, read `difference`", SHIFT)))
+@metric(
+    "privleak",
+    needs=PAIRED,
+    directions={"*": "match"},
+    orientation="none",
+    fixed_rows="forget",
+    card=Card(
+        "PrivLeak (MUSE C3)",
+        MUSE,
+        f"jaechan-repo/muse_bench; {CODE}",
+        "((1-A) - (1-A_R)) / (1-A_R) * 100 with A, A_R the min-k (k = .4) AUC of the model and of the reference, "
+        "conventional orientation. -100: members in full view; 0: as the reference; above 0: forget rows look less "
+        "familiar than unseen text. `rel_diff` is (A - A_R)/A_R * 100, `difference` A - A_R.",
+        differs=(
+            "no reference: not computed (the common harness assumes A_R = .5: privleak_half, privleak_compat)",
+            "the end token is kept in min-k",
+        ),
+        fooled_by=("A_R far from .5: the division blows up, read `difference`", SHIFT),
+    ),
+)
 def privleak(tables: Tables) -> Score:
     """PrivLeak against the reference, target 0."""
     a, b, draws_a, draws_b, both = paired(tables, min_k)
     if b >= 1.0:
-        raise NotComputed("the reference separates forget from holdout rows perfectly (AUC 1), so PrivLeak divides by "
-                          "zero; the sets differ by themselves")
+        raise NotComputed(
+            "the reference separates forget from holdout rows perfectly (AUC 1), so PrivLeak divides by "
+            "zero; the sets differ by themselves"
+        )
     extra = {"auc": a, "auc_reference": b, "difference": a - b, "rel_diff": (a - b) / b * 100 if b > 0 else None}
     return _score(float(privacy_leak(a, b)), privacy_leak(draws_a, draws_b), both, extra)
 
 
-@metric("privleak_half", needs=SIDES, directions={"*": "match"}, orientation="none", fixed_rows="forget", card=Card(
-    "PrivLeak against an assumed AUC of one half", MUSE, CODE,
-    "(.5 - A) / .5 * 100: PrivLeak as if a model that never saw the forget set could not tell it from the holdout "
-    "set. For use without a reference.",
-    fooled_by=("the assumption: a clean model need not sit at .5", SHIFT)))
+@metric(
+    "privleak_half",
+    needs=SIDES,
+    directions={"*": "match"},
+    orientation="none",
+    fixed_rows="forget",
+    card=Card(
+        "PrivLeak against an assumed AUC of one half",
+        MUSE,
+        CODE,
+        "(.5 - A) / .5 * 100: PrivLeak as if a model that never saw the forget set could not tell it from the holdout "
+        "set. For use without a reference.",
+        fooled_by=("the assumption: a clean model need not sit at .5", SHIFT),
+    ),
+)
 def privleak_half(tables: Tables) -> Score:
     """PrivLeak with A_R = .5 assumed, target 0."""
     both = sides(tables, min_k)
     forget, holdout, mine, theirs = both.scored()
     draws = auc_draws(forget, holdout, group(mine), group(theirs), seed=tables.seed, resamples=tables.resamples)
     a = auc(forget, holdout)
-    return _score(float(privacy_leak(a, 0.5)), privacy_leak(draws, np.float64(0.5)), both,
-                  {"auc": a, "assumed_reference_auc": 0.5})
+    return _score(
+        float(privacy_leak(a, 0.5)),
+        privacy_leak(draws, np.float64(0.5)),
+        both,
+        {"auc": a, "assumed_reference_auc": 0.5},
+    )
 
 
-@metric("mia_worst", needs=PAIRED, directions={"*": "lower"}, orientation="none", fixed_rows="forget", card=Card(
-    "Worst membership gap", "derived", "",
-    "max_i |A_i - A_R,i| over the loss, zlib, min-k, min-k++ and reference attacks: how far the most telling "
-    "attack is from what it says of the reference.",
-    derived=("the maximum over attacks, taken with the reference's AUC subtracted",),
-    fooled_by=("a maximum of noisy gaps is biased upwards on few rows: compare with a reference of another seed",)))
+@metric(
+    "mia_worst",
+    needs=PAIRED,
+    directions={"*": "lower"},
+    orientation="none",
+    fixed_rows="forget",
+    card=Card(
+        "Worst membership gap",
+        "derived",
+        "",
+        "max_i |A_i - A_R,i| over the loss, zlib, min-k, min-k++ and reference attacks: how far the most telling "
+        "attack is from what it says of the reference.",
+        derived=("the maximum over attacks, taken with the reference's AUC subtracted",),
+        fooled_by=("a maximum of noisy gaps is biased upwards on few rows: compare with a reference of another seed",),
+    ),
+)
 def mia_worst(tables: Tables) -> Score:
     """Largest distance of an attack's AUC from the reference's; ``extra`` names the attack and gives every gap."""
     gaps, draws, both = {}, [], None
@@ -92,5 +132,14 @@ def mia_worst(tables: Tables) -> Score:
 def _score(value: float, draws: np.ndarray, both: Sides, extra: dict[str, Any]) -> Score:
     forget, holdout, mine, theirs = both.scored()
     low, high = percentile(draws) if min(len(forget), len(holdout)) > 1 else (None, None)
-    return Score("", "", value, low, high, len(forget), len(both.forget.values) - len(forget), target=0.0,
-                 extra={**extra, "n_holdout": len(holdout), "interval_over": unit(mine, theirs)})
+    return Score(
+        "",
+        "",
+        value,
+        low,
+        high,
+        len(forget),
+        len(both.forget.values) - len(forget),
+        target=0.0,
+        extra={**extra, "n_holdout": len(holdout), "interval_over": unit(mine, theirs)},
+    )

@@ -34,20 +34,30 @@ def _parametric(name: str, title: str, source: str, summary: str, direction: Dir
     return metric(name, needs=WEIGHT, card=card, directions={"*": direction}, orientation="none", families=FAMILIES)
 
 
-@_parametric("weights_moved", "Share of weights that moved", "derived",
-             "Weights whose stored value differs from the target's, over all weights. Near 0: the updates vanished "
-             "in rounding, as with pure bf16 training at a small learning rate.",
-             "higher", "the smallest change counts: read it with update_norm",
-             "edits that move few weights on purpose")
+@_parametric(
+    "weights_moved",
+    "Share of weights that moved",
+    "derived",
+    "Weights whose stored value differs from the target's, over all weights. Near 0: the updates vanished "
+    "in rounding, as with pure bf16 training at a small learning rate.",
+    "higher",
+    "the smallest change counts: read it with update_norm",
+    "edits that move few weights on purpose",
+)
 def weights_moved(tables: Tables) -> Score:
     """Share of weights that differ from the target."""
     return share(tables, "changed")
 
 
-@_parametric("update_norm", "Relative update norm", "derived",
-             "||W - W_target|| / ||W_target|| over all tensors together.", "match",
-             "a large update is not a large effect, nor the reverse",
-             "a reference of another seed is far away without having forgotten more")
+@_parametric(
+    "update_norm",
+    "Relative update norm",
+    "derived",
+    "||W - W_target|| / ||W_target|| over all tensors together.",
+    "match",
+    "a large update is not a large effect, nor the reverse",
+    "a reference of another seed is far away without having forgotten more",
+)
 def update_norm(tables: Tables) -> Score:
     """Frobenius norm of the difference over that of the target."""
     difference, original = columns(tables, "norm_diff", "norm_a")
@@ -58,12 +68,16 @@ def update_norm(tables: Tables) -> Score:
 
 
 def _bucket(bits: int) -> None:
-    @_parametric(f"buckets_changed_{bits}", f"Bucket change at {bits} bits",
-                 "Zhang et al. 2024, Catastrophic Failure of LLM Unlearning via Quantization (arXiv 2410.16454)",
-                 f"Share of weights whose value after rounding to {bits} bits differs from the target's. Near 0: "
-                 f"rounding "
-                 "gives the target back.", "higher",
-                 "a few weights can matter more than all others: measure with the attack round_weights")
+    @_parametric(
+        f"buckets_changed_{bits}",
+        f"Bucket change at {bits} bits",
+        "Zhang et al. 2024, Catastrophic Failure of LLM Unlearning via Quantization (arXiv 2410.16454)",
+        f"Share of weights whose value after rounding to {bits} bits differs from the target's. Near 0: "
+        f"rounding "
+        "gives the target back.",
+        "higher",
+        "a few weights can matter more than all others: measure with the attack round_weights",
+    )
     def changed(tables: Tables) -> Score:
         return share(tables, f"buckets_{bits}")
 

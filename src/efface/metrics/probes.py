@@ -14,9 +14,11 @@ from efface.metrics.hidden_states import FAMILIES, shared_layers, states
 NEIGHBOURS, TEST_SHARE, SPLIT_SEED, CONTROLS = 5, 0.2, 0, 5
 Classifier = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 HIDDEN = (Need("hidden"),)
-LIMITS = ("the entity's name stands in the prompt: a model that never saw the entity also separates names; compare "
-          "with the reference",
-          "few test rows: a fifth of the set")
+LIMITS = (
+    "the entity's name stands in the prompt: a model that never saw the entity also separates names; compare "
+    "with the reference",
+    "few test rows: a fifth of the set",
+)
 
 
 def split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,29 +75,51 @@ def probe(tables: Tables, classify: Classifier) -> PerRow:
         control.append([np.mean(classify(x[train], mixed, x[test]) == labels[test]) for mixed in shuffles])
     by_layer = np.mean(hits, axis=1)
     best = int(by_layer.argmax())
-    extra = {"control": float(np.mean(control)), "chance": 1 / len(np.unique(labels[train])),
-             "best": float(by_layer[best]), "best_layer": float(layers[best]),
-             "best_control": float(np.max(control, axis=0).mean())}
+    extra = {
+        "control": float(np.mean(control)),
+        "chance": 1 / len(np.unique(labels[train])),
+        "best": float(by_layer[best]),
+        "best_layer": float(layers[best]),
+        "best_control": float(np.max(control, axis=0).mean()),
+    }
     return PerRow(np.mean(hits, axis=0), [found.rows[i] for i in test], [found.entities[i] for i in test], extra)
 
 
-@metric("knn_accuracy", needs=HIDDEN, directions=KNOWLEDGE, families=FAMILIES, card=Card(
-    "k-NN probe", "Are We Truly Forgetting? (arXiv 2503.06991)", "yongwookim1/UUEF",
-    "Accuracy of a 5-nearest-neighbour classifier (cosine) that names the entity of a row from its hidden state; "
-    "80/20 split with a fixed seed, mean over layers. `control`: train labels shuffled. `best`: the best layer.",
-    derived=("entities as classes for text", "the headline: mean over layers"),
-    fooled_by=LIMITS))
+@metric(
+    "knn_accuracy",
+    needs=HIDDEN,
+    directions=KNOWLEDGE,
+    families=FAMILIES,
+    card=Card(
+        "k-NN probe",
+        "Are We Truly Forgetting? (arXiv 2503.06991)",
+        "yongwookim1/UUEF",
+        "Accuracy of a 5-nearest-neighbour classifier (cosine) that names the entity of a row from its hidden state; "
+        "80/20 split with a fixed seed, mean over layers. `control`: train labels shuffled. `best`: the best layer.",
+        derived=("entities as classes for text", "the headline: mean over layers"),
+        fooled_by=LIMITS,
+    ),
+)
 def knn_accuracy(tables: Tables) -> PerRow:
     """Share of layers at which each test row's entity is found by its neighbours."""
     return probe(tables, nearest_neighbours)
 
 
-@metric("linear_probe", needs=HIDDEN, directions=KNOWLEDGE, families=FAMILIES, card=Card(
-    "Linear probe",
-    "Alain and Bengio 2016 (arXiv 1610.01644); controls: Hewitt and Liang 2019 (arXiv 1909.03368)", "",
-    "Accuracy of a logistic regression that names the entity of a row from its hidden state; same split, control "
-    "and mean over layers as knn_accuracy.",
-    derived=("entities as classes", "C = 1 on standardised features"), fooled_by=LIMITS))
+@metric(
+    "linear_probe",
+    needs=HIDDEN,
+    directions=KNOWLEDGE,
+    families=FAMILIES,
+    card=Card(
+        "Linear probe",
+        "Alain and Bengio 2016 (arXiv 1610.01644); controls: Hewitt and Liang 2019 (arXiv 1909.03368)",
+        "",
+        "Accuracy of a logistic regression that names the entity of a row from its hidden state; same split, control "
+        "and mean over layers as knn_accuracy.",
+        derived=("entities as classes", "C = 1 on standardised features"),
+        fooled_by=LIMITS,
+    ),
+)
 def linear_probe(tables: Tables) -> PerRow:
     """Share of layers at which each test row's entity is found by a linear classifier."""
     return probe(tables, linear)

@@ -24,8 +24,15 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     return float(placements(np.asarray(positive), np.asarray(negative)).mean())
 
 
-def auc_draws(positive: np.ndarray, negative: np.ndarray, positive_groups: Groups, negative_groups: Groups, *,
-              seed: int, resamples: int) -> np.ndarray:
+def auc_draws(
+    positive: np.ndarray,
+    negative: np.ndarray,
+    positive_groups: Groups,
+    negative_groups: Groups,
+    *,
+    seed: int,
+    resamples: int,
+) -> np.ndarray:
     """Float64[resamples]: bootstrap AUCs, both sides resampled by entity and independently of each other.
 
     The same seed and groups give the same resamples, so AUCs of two models on the same rows are paired.
@@ -45,9 +52,15 @@ def _wins(positive: np.ndarray, negative: np.ndarray, rows: Groups, columns: Gro
     return wins
 
 
-def auc_interval(positive: np.ndarray, negative: np.ndarray, positive_entities: Sequence[str],
-                 negative_entities: Sequence[str], *, seed: int = 0,
-                 resamples: int = 1000) -> tuple[float | None, float | None]:
+def auc_interval(
+    positive: np.ndarray,
+    negative: np.ndarray,
+    positive_entities: Sequence[str],
+    negative_entities: Sequence[str],
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> tuple[float | None, float | None]:
     """95% percentile interval of the AUC over entities (over rows below ``FEW_ENTITIES`` of them); (None, None) if a
     side has fewer than two rows."""
     if min(len(positive), len(negative)) < 2:
@@ -68,9 +81,16 @@ def tpr_at_fpr(positive: np.ndarray, negative: np.ndarray, fpr: float) -> float:
     return float(np.mean(positive > ranked[allowed])) if allowed < len(ranked) else 1.0
 
 
-def tpr_interval(positive: np.ndarray, negative: np.ndarray, positive_entities: Sequence[str],
-                 negative_entities: Sequence[str], fpr: float, *, seed: int = 0,
-                 resamples: int = 1000) -> tuple[float | None, float | None]:
+def tpr_interval(
+    positive: np.ndarray,
+    negative: np.ndarray,
+    positive_entities: Sequence[str],
+    negative_entities: Sequence[str],
+    fpr: float,
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> tuple[float | None, float | None]:
     """95% percentile interval of ``tpr_at_fpr``; the threshold is found anew in each resample."""
     if min(len(positive), len(negative)) < 2:
         return None, None

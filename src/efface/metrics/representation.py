@@ -70,9 +70,13 @@ def _layer(tables: Tables, layer: int, roles: Pair) -> dict[str, Any]:
     orders = [rng.permutation(len(m)) for _ in range(SHUFFLES)]
     blocks = _blocks(found.entities)
     kept = [np.flatnonzero(blocks != b) for b in range(blocks.max() + 1)]
-    return {"cka": _cka(k, m), "floor": float(np.mean([_cka(k, m[np.ix_(p, p)]) for p in orders])),
-            "n": len(found.rows), "unit": group(found.entities).unit,
-            "without": [_cka(k[np.ix_(i, i)], m[np.ix_(i, i)]) for i in kept] if min(map(len, kept)) >= 4 else []}
+    return {
+        "cka": _cka(k, m),
+        "floor": float(np.mean([_cka(k, m[np.ix_(p, p)]) for p in orders])),
+        "n": len(found.rows),
+        "unit": group(found.entities).unit,
+        "without": [_cka(k[np.ix_(i, i)], m[np.ix_(i, i)]) for i in kept] if min(map(len, kept)) >= 4 else [],
+    }
 
 
 def _blocks(entities: Sequence[str]) -> np.ndarray:
@@ -91,11 +95,17 @@ def _similarity(tables: Tables, other: str, ceiling: Pair | None) -> Score:
         raise NotComputed("the hidden states of one model are the same for every row")
     value = float(np.nanmean(curve))
     low, high = _jackknife(value, [f["without"] for f in found])
-    extra: dict[str, Any] = {"layers": layers, "curve": _plain(curve), "floor": float(np.nanmean(floor)),
-                             "interval_over": found[0]["unit"]}
+    extra: dict[str, Any] = {
+        "layers": layers,
+        "curve": _plain(curve),
+        "floor": float(np.nanmean(floor)),
+        "interval_over": found[0]["unit"],
+    }
     if ceiling and (top := _ceiling(tables, layers, ceiling)) is not None:
-        extra |= {"ceiling": top, "normalised": (value - extra["floor"]) / (top - extra["floor"])
-                  if top > extra["floor"] else None}
+        extra |= {
+            "ceiling": top,
+            "normalised": (value - extra["floor"]) / (top - extra["floor"]) if top > extra["floor"] else None,
+        }
     return Score("", "", value, low, high, found[0]["n"], extra=extra)
 
 
@@ -123,31 +133,61 @@ def _jackknife(value: float, without: Sequence[Sequence[float]]) -> tuple[float 
     return value - Z_95 * error, value + Z_95 * error
 
 
-def _register(name: str, title: str, summary: str, other: str, directions: Mapping[str, Direction],
-              ceiling: Pair | None,
-              fooled_by: tuple[str, ...]) -> None:
-    card = Card(title, MIRAGE, CODE, summary, fooled_by=fooled_by,
-                differs=("unbiased instead of batches of 512, which read .53 for independent features of width 576",),
-                derived=("mean over all layers as the headline", "the interval: a jackknife over blocks of entities"))
-    add = metric(name, needs=(Need("hidden"), Need("hidden", role=other)), card=card, directions=directions,
-                 orientation="none", families=FAMILIES)
+def _register(
+    name: str,
+    title: str,
+    summary: str,
+    other: str,
+    directions: Mapping[str, Direction],
+    ceiling: Pair | None,
+    fooled_by: tuple[str, ...],
+) -> None:
+    card = Card(
+        title,
+        MIRAGE,
+        CODE,
+        summary,
+        fooled_by=fooled_by,
+        differs=("unbiased instead of batches of 512, which read .53 for independent features of width 576",),
+        derived=("mean over all layers as the headline", "the interval: a jackknife over blocks of entities"),
+    )
+    add = metric(
+        name,
+        needs=(Need("hidden"), Need("hidden", role=other)),
+        card=card,
+        directions=directions,
+        orientation="none",
+        families=FAMILIES,
+    )
     add(lambda tables: _similarity(tables, other, ceiling))
 
 
-_register("cka_reference", "CKA to the reference",
-          "Linear CKA (unbiased) between hidden states of the model and of the reference on the same rows, mean "
-          "over layers; `curve` per layer. `floor`: rows shuffled. With a second reference (role reference_2) "
-          "`ceiling` is the CKA of the two and `normalised` = (value - floor) / (ceiling - floor).",
-          "reference", {"*": "higher"}, ("reference", "reference_2"),
-          ("seed noise: two references differ as well, so read `normalised`",
-           "few rows: below 2,000 the value is noisy",
-           "a few directions of huge variance dominate it"))
-_register("cka_target", "CKA to the target",
-          "Linear CKA (unbiased) between hidden states of the model and of the target, mean over layers; exactly 1 "
-          "in every layer below the first one that changed. High where outputs have changed: only the last layers "
-          "hide it.",
-          "target", KNOWLEDGE, None,
-          ("a rotation of all states leaves it at 1", "small effective updates also keep it near 1"))
+_register(
+    "cka_reference",
+    "CKA to the reference",
+    "Linear CKA (unbiased) between hidden states of the model and of the reference on the same rows, mean "
+    "over layers; `curve` per layer. `floor`: rows shuffled. With a second reference (role reference_2) "
+    "`ceiling` is the CKA of the two and `normalised` = (value - floor) / (ceiling - floor).",
+    "reference",
+    {"*": "higher"},
+    ("reference", "reference_2"),
+    (
+        "seed noise: two references differ as well, so read `normalised`",
+        "few rows: below 2,000 the value is noisy",
+        "a few directions of huge variance dominate it",
+    ),
+)
+_register(
+    "cka_target",
+    "CKA to the target",
+    "Linear CKA (unbiased) between hidden states of the model and of the target, mean over layers; exactly 1 "
+    "in every layer below the first one that changed. High where outputs have changed: only the last layers "
+    "hide it.",
+    "target",
+    KNOWLEDGE,
+    None,
+    ("a rotation of all states leaves it at 1", "small effective updates also keep it near 1"),
+)
 
 
 def _by_layer(tables: Tables, function: Callable[[np.ndarray, np.ndarray], dict[str, float]], key: str) -> Score:
@@ -177,20 +217,33 @@ def principal_shift(x: np.ndarray, origin: np.ndarray) -> dict[str, float]:
     spread = np.sqrt(np.mean(np.sum((origin - centre) ** 2, axis=1)))
     spread_plane = np.sqrt(np.mean(np.sum(((origin - centre) @ plane.T) ** 2, axis=1)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return {"shift": float(np.linalg.norm(plane @ moved) / spread_plane),
-                "shift_full": float(np.linalg.norm(moved) / spread),
-                "cosine": float(abs(plane[0] @ first))}
+        return {
+            "shift": float(np.linalg.norm(plane @ moved) / spread_plane),
+            "shift_full": float(np.linalg.norm(moved) / spread),
+            "cosine": float(abs(plane[0] @ first)),
+        }
 
 
-@metric("pca_shift", needs=(Need("hidden"), Need("hidden", role="target")), directions={"*": "match"},
-        orientation="none", families=FAMILIES, card=Card(
-    "PCA shift", "Unlearning Isn't Deletion (arXiv 2505.16831)", "",
-    "Distance between the centroids of the model's and the target's hidden states in the plane of the target's "
-    "first two principal components, in units of the target's spread there; mean over layers. `shift_full` uses "
-    "all directions, `cosine` compares the first components.",
-    derived=("the unit (spread of the target) and the mean over layers",),
-    fooled_by=("a common offset of all states, which no later layer need read",
-               "needs models of one lineage: another seed has other axes")))
+@metric(
+    "pca_shift",
+    needs=(Need("hidden"), Need("hidden", role="target")),
+    directions={"*": "match"},
+    orientation="none",
+    families=FAMILIES,
+    card=Card(
+        "PCA shift",
+        "Unlearning Isn't Deletion (arXiv 2505.16831)",
+        "",
+        "Distance between the centroids of the model's and the target's hidden states in the plane of the target's "
+        "first two principal components, in units of the target's spread there; mean over layers. `shift_full` uses "
+        "all directions, `cosine` compares the first components.",
+        derived=("the unit (spread of the target) and the mean over layers",),
+        fooled_by=(
+            "a common offset of all states, which no later layer need read",
+            "needs models of one lineage: another seed has other axes",
+        ),
+    ),
+)
 def pca_shift(tables: Tables) -> Score:
     """Centroid shift from the target, mean over layers."""
     return _by_layer(tables, principal_shift, "shift")

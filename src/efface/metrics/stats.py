@@ -15,17 +15,37 @@ from efface.metrics.kolmogorov import KS, ks_floor, ks_two_sample
 from efface.metrics.ranks import auc, auc_draws, auc_interval, placements, tpr_at_fpr, tpr_interval
 from efface.metrics.resampling import FEW_ENTITIES, Groups, group, mean_draws, percentile, unit
 
-__all__ = ["FEW_ENTITIES", "KS", "Difference", "Groups", "auc", "auc_draws", "auc_interval", "bootstrap_difference",
-           "bootstrap_mean",
-           "detectable", "group", "harmonic_mean", "holm", "ks_floor", "ks_two_sample", "mean_draws", "percentile",
-           "placements",
-           "tpr_at_fpr", "tpr_interval", "unit", "unseen_share"]
+__all__ = [
+    "FEW_ENTITIES",
+    "KS",
+    "Difference",
+    "Groups",
+    "auc",
+    "auc_draws",
+    "auc_interval",
+    "bootstrap_difference",
+    "bootstrap_mean",
+    "detectable",
+    "group",
+    "harmonic_mean",
+    "holm",
+    "ks_floor",
+    "ks_two_sample",
+    "mean_draws",
+    "percentile",
+    "placements",
+    "tpr_at_fpr",
+    "tpr_interval",
+    "unit",
+    "unseen_share",
+]
 
 Z_95, Z_POWER = 1.959963984540054, 0.8416212335729143  # normal quantiles .975 and .8
 
 
-def bootstrap_mean(values: np.ndarray, entities: Sequence[str], *, seed: int = 0,
-                   resamples: int = 1000) -> tuple[float | None, float | None]:
+def bootstrap_mean(
+    values: np.ndarray, entities: Sequence[str], *, seed: int = 0, resamples: int = 1000
+) -> tuple[float | None, float | None]:
     """95% percentile interval of the mean of ``values`` Float[rows] (NaN left out), resampling entities.
 
     Rows of fewer than ``FEW_ENTITIES`` entities are resampled one by one; ``unit`` says which it was, and ``compute``
@@ -52,8 +72,9 @@ class Difference:
     unit: str
 
 
-def bootstrap_difference(a: np.ndarray, b: np.ndarray, entities: Sequence[str], *, seed: int = 0,
-                         resamples: int = 1000) -> Difference | None:
+def bootstrap_difference(
+    a: np.ndarray, b: np.ndarray, entities: Sequence[str], *, seed: int = 0, resamples: int = 1000
+) -> Difference | None:
     """``a - b`` row by row (Float[rows] each, same rows), resampling entities. None if no row is scored on both
     sides."""
     gaps = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)

@@ -57,9 +57,17 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
         move = {name: value.to(device) for name, value in self.inputs.items()}
-        return Batch(self.index.to(device), move, self.label_row.to(device), self.label_branch.to(device),
-                     self.label_id.to(device), self.label_at.to(device), self.token_mask.to(device),
-                     self.answer_mask.to(device), self.encoded)
+        return Batch(
+            self.index.to(device),
+            move,
+            self.label_row.to(device),
+            self.label_branch.to(device),
+            self.label_id.to(device),
+            self.label_at.to(device),
+            self.token_mask.to(device),
+            self.answer_mask.to(device),
+            self.encoded,
+        )
 
 
 @dataclass(slots=True)

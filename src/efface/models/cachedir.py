@@ -94,8 +94,11 @@ def _make_parent(folder: Path) -> None:
             raise
         writable = False
     if not writable:
-        raise RunFailed("cache.unwritable", f"The cache folder {folder.parent} cannot be written.",
-                        "set EFFACE_CACHE to a folder you may write to.")
+        raise RunFailed(
+            "cache.unwritable",
+            f"The cache folder {folder.parent} cannot be written.",
+            "set EFFACE_CACHE to a folder you may write to.",
+        )
 
 
 def _build(folder: Path, build: Callable[[Path], object], needed: int) -> None:

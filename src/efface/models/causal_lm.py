@@ -32,22 +32,42 @@ class CausalLM(ModelAdapter):
     family: ClassVar[str] = "causal_lm"
     modality: ClassVar[str] = "text"
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, template: str = "auto", compute: Literal["auto", "bf16", "fp32"] = "auto",
-                 context: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        template: str = "auto",
+        compute: Literal["auto", "bf16", "fp32"] = "auto",
+        context: int | None = None,
+    ) -> None:
         self.module, self.tokenizer = model.float(), tokenizer
         self.template_name, self.template = template, Template.choose(template, tokenizer)
         self.context = context or int(getattr(model.config, "max_position_embeddings", None) or 2048)
         self.stops = stop_ids(model, tokenizer)
         size = sum(p.numel() for p in model.parameters())
-        self.dtype = torch.bfloat16 if compute == "bf16" or (compute == "auto" and (size > SMALL or self.device.type == "cuda")) else torch.float32
-        self.instruction = ""               # put in front of every question (an input guard)
+        self.dtype = (
+            torch.bfloat16
+            if compute == "bf16" or (compute == "auto" and (size > SMALL or self.device.type == "cuda"))
+            else torch.float32
+        )
+        self.instruction = ""  # put in front of every question (an input guard)
         self.logit_bias: Tensor | None = None  # Float[V], added to every next-token logit (a logit wrapper)
         self._tree: bool | None = None
         self._evaluating = False
 
     # -- identity -------------------------------------------------------------------------------------------------------
     @classmethod
-    def load(cls, folder: Path, *, template: str = "auto", compute: str = "auto", context: int | None = None, device: str = "auto", **_: Any) -> Self:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        template: str = "auto",
+        compute: str = "auto",
+        context: int | None = None,
+        device: str = "auto",
+        **_: Any,
+    ) -> Self:
         """Open a local folder (safetensors only). ``template`` "auto" takes what ``efface.json`` of the folder says, if there."""
         from efface.models.folders import open_causal_lm
 
@@ -56,7 +76,11 @@ class CausalLM(ModelAdapter):
         try:
             model = model.to(place)
         except (RuntimeError, AssertionError) as error:
-            raise ModelError("model.bad-device", f"The model cannot be put on {place!r}: {str(error).splitlines()[0]}.", "set model.device to cpu, or to a GPU that is there.") from None
+            raise ModelError(
+                "model.bad-device",
+                f"The model cannot be put on {place!r}: {str(error).splitlines()[0]}.",
+                "set model.device to cpu, or to a GPU that is there.",
+            ) from None
         note = Path(folder) / "efface.json"
         if template == "auto" and note.is_file():
             template = str(json.loads(note.read_text()).get("template", "auto"))
@@ -83,9 +107,16 @@ class CausalLM(ModelAdapter):
         """Template, tokenizer, context, dtype and layout."""
         tokens = getattr(self.tokenizer, "backend_tokenizer", None)
         text = tokens.to_str() if tokens is not None else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
-        return {"family": self.family, "template": self.template.digest(), "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
-                "context": self.context, "dtype": str(self.dtype), "layout": "plain" if self._tree is False else "tree",
-                "instruction": self.instruction, "logit_bias": "" if self.logit_bias is None else _digest(self.logit_bias)}
+        return {
+            "family": self.family,
+            "template": self.template.digest(),
+            "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
+            "context": self.context,
+            "dtype": str(self.dtype),
+            "layout": "plain" if self._tree is False else "tree",
+            "instruction": self.instruction,
+            "logit_bias": "" if self.logit_bias is None else _digest(self.logit_bias),
+        }
 
     # -- structure ------------------------------------------------------------------------------------------------------
     @property
@@ -98,7 +129,11 @@ class CausalLM(ModelAdapter):
         """Decoder layers: the longest module list whose entries hold attention."""
         lists = [m for m in self.hf.modules() if isinstance(m, nn.ModuleList) and len(m)]
         if not lists:
-            raise NeedsError("model.no-blocks", f"{type(self.hf).__name__} has no list of decoder layers.", "use a decoder-only transformer.")
+            raise NeedsError(
+                "model.no-blocks",
+                f"{type(self.hf).__name__} has no list of decoder layers.",
+                "use a decoder-only transformer.",
+            )
         return max(lists, key=len)
 
     def head_parameters(self) -> list[str]:
@@ -111,7 +146,11 @@ class CausalLM(ModelAdapter):
     def encode(self, row: Row | ImageRow, *, prompt: str = "prompt", answers: Sequence[str] = ("answer",)) -> Encoded:
         """Prompt ids once, one branch per candidate answer. Rows that do not fit the context carry the problem."""
         if not isinstance(row, Row):
-            raise NeedsError("model.wrong-rows", "A language model was given image rows.", "choose a text benchmark, or an image classifier.")
+            raise NeedsError(
+                "model.wrong-rows",
+                "A language model was given image rows.",
+                "choose a text benchmark, or an image classifier.",
+            )
         question = getattr(row, prompt) if prompt else ""
         if question and self.instruction:
             question = f"{self.instruction}\n{question}"
@@ -127,7 +166,15 @@ class CausalLM(ModelAdapter):
         ids = Text(branches[0][0] if branches else tuple(start or ()), tuple(b for _, b in branches))
         if len(branches) > 1 and self._tree is None:
             self._check_tree(ids)
-        return Encoded(row.id, row.entity, ids, tuple(names), ids.size, sum(map(len, ids.branches)), self._problem(row, ids, names, answers))
+        return Encoded(
+            row.id,
+            row.entity,
+            ids,
+            tuple(names),
+            ids.size,
+            sum(map(len, ids.branches)),
+            self._problem(row, ids, names, answers),
+        )
 
     def _problem(self, row: Row, ids: Text, names: Sequence[str], answers: Sequence[str]) -> str:
         if answers and not names:
@@ -146,7 +193,17 @@ class CausalLM(ModelAdapter):
             rows_of = torch.tensor([r for r, _ in owner])[packed.label_row]
             branch_of = torch.tensor([b for _, b in owner])[packed.label_row]
         inputs = {"input_ids": packed.ids, "attention_mask": packed.mask, "position_ids": packed.positions}
-        return Batch(torch.tensor(list(index)), inputs, rows_of, branch_of, packed.label_id, packed.label_at, packed.token_mask, packed.answer_mask, rows)
+        return Batch(
+            torch.tensor(list(index)),
+            inputs,
+            rows_of,
+            branch_of,
+            packed.label_id,
+            packed.label_at,
+            packed.token_mask,
+            packed.answer_mask,
+            rows,
+        )
 
     @property
     def pad(self) -> int:
@@ -158,7 +215,9 @@ class CausalLM(ModelAdapter):
         """See ``ModelAdapter.forward``. ``cache``: also keep the keys and values (``Output.cache``)."""
         inputs = dict(batch.inputs)
         if inputs["attention_mask"].dim() == 4 and self.hf.config._attn_implementation == "eager":
-            inputs["attention_mask"] = additive(inputs["attention_mask"], self.dtype if self._evaluating else torch.float32)
+            inputs["attention_mask"] = additive(
+                inputs["attention_mask"], self.dtype if self._evaluating else torch.float32
+            )
         layers = tuple(hidden)
         with reading(self, layers, stop=not logits) as found, only_labels(self.hf, batch.label_at if logits else None):
             out = found.run(lambda: self.call(**inputs, use_cache=cache))
@@ -213,8 +272,17 @@ class CausalLM(ModelAdapter):
         packed = pack(texts, self.pad)
         place = self.device
         with only_labels(self.hf, packed.label_at.to(place)):
-            out = self.call(input_ids=packed.ids.to(place), attention_mask=packed.mask.to(place), position_ids=packed.positions.to(place), use_cache=False)
-        return torch.log_softmax(out.logits.reshape(-1, out.logits.shape[-1]).float(), -1).gather(1, packed.label_id.to(place)[:, None]).squeeze(1)
+            out = self.call(
+                input_ids=packed.ids.to(place),
+                attention_mask=packed.mask.to(place),
+                position_ids=packed.positions.to(place),
+                use_cache=False,
+            )
+        return (
+            torch.log_softmax(out.logits.reshape(-1, out.logits.shape[-1]).float(), -1)
+            .gather(1, packed.label_id.to(place)[:, None])
+            .squeeze(1)
+        )
 
 
 def _digest(values: Tensor) -> str:

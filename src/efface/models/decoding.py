@@ -43,13 +43,23 @@ def prefill(adapter: Any, group: list[Pending]) -> list[Pending]:
     device, width = adapter.device, packed.ids.shape[1]
     last = torch.tensor([i * width + len(p.ids) - 1 for i, p in enumerate(group)], device=device)
     with only_labels(adapter.hf, last):
-        out = adapter.call(input_ids=packed.ids.to(device), attention_mask=packed.mask.to(device), position_ids=packed.positions.to(device), use_cache=True)
+        out = adapter.call(
+            input_ids=packed.ids.to(device),
+            attention_mask=packed.mask.to(device),
+            position_ids=packed.positions.to(device),
+            use_cache=True,
+        )
     logits = out.logits.reshape(len(group), -1)
-    return [Pending(p.place, p.ids, p.start, keys_of(out.past_key_values, i, len(p.ids)), logits[i]) for i, p in enumerate(group)]
+    return [
+        Pending(p.place, p.ids, p.start, keys_of(out.past_key_values, i, len(p.ids)), logits[i])
+        for i, p in enumerate(group)
+    ]
 
 
 @torch.no_grad()
-def decode(adapter: Any, group: list[Pending], longest: int, draw: Callable[[int, Tensor], int] | None = None) -> Iterator[tuple[Pending, str]]:
+def decode(
+    adapter: Any, group: list[Pending], longest: int, draw: Callable[[int, Tensor], int] | None = None
+) -> Iterator[tuple[Pending, str]]:
     """Yield (row with its ids, "stop" | "length") as rows finish; the end token is not among the ids. ``draw`` samples
     (None: greedy). Rows whose keys are unknown are decoded from a fresh prefill."""
     if not group:
@@ -67,7 +77,9 @@ def decode(adapter: Any, group: list[Pending], longest: int, draw: Callable[[int
         ids = torch.tensor([[group[r].ids[-1]] for r in rows], device=adapter.device)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
         positions = mask.sum(1, keepdim=True) - 1
-        out = adapter.call(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        out = adapter.call(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
         left = yield from _say(adapter, group, rows, out.logits[:, -1], longest, draw)
         if left and len(left) < len(rows):
             kept = set(left)
@@ -77,7 +89,14 @@ def decode(adapter: Any, group: list[Pending], longest: int, draw: Callable[[int
         rows = left
 
 
-def _say(adapter: Any, group: list[Pending], rows: list[int], logits: Tensor, longest: int, draw: Callable[[int, Tensor], int] | None) -> Iterator[tuple[Pending, str]]:
+def _say(
+    adapter: Any,
+    group: list[Pending],
+    rows: list[int],
+    logits: Tensor,
+    longest: int,
+    draw: Callable[[int, Tensor], int] | None,
+) -> Iterator[tuple[Pending, str]]:
     """Append the next token of every row; yields finished rows and returns the others."""
     tokens = logits.argmax(-1).tolist() if draw is None else [draw(r, logits[k]) for k, r in enumerate(rows)]
     left = []
@@ -118,7 +137,9 @@ def _left_padded(adapter: Any, group: list[Pending]) -> tuple[Any, Tensor]:
     return cache, mask
 
 
-def _without_cache(adapter: Any, group: list[Pending], longest: int, draw: Callable[[int, Tensor], int] | None) -> Iterator[tuple[Pending, str]]:
+def _without_cache(
+    adapter: Any, group: list[Pending], longest: int, draw: Callable[[int, Tensor], int] | None
+) -> Iterator[tuple[Pending, str]]:
     """One full forward per token, for models whose cache cannot be cut and joined."""
     rows = list(range(len(group)))
     while rows:
@@ -126,5 +147,10 @@ def _without_cache(adapter: Any, group: list[Pending], longest: int, draw: Calla
         width, device = packed.ids.shape[1], adapter.device
         last = torch.tensor([k * width + len(group[r].ids) - 1 for k, r in enumerate(rows)], device=device)
         with only_labels(adapter.hf, last):
-            out = adapter.call(input_ids=packed.ids.to(device), attention_mask=packed.mask.to(device), position_ids=packed.positions.to(device), use_cache=False)
+            out = adapter.call(
+                input_ids=packed.ids.to(device),
+                attention_mask=packed.mask.to(device),
+                position_ids=packed.positions.to(device),
+                use_cache=False,
+            )
         rows = yield from _say(adapter, group, rows, out.logits.reshape(len(rows), -1), longest, draw)  # type: ignore[misc]

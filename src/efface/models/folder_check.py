@@ -27,9 +27,11 @@ def check_folder(folder: Path) -> None:
         raise ModelError("model.missing", f"There is no model folder {folder}.", "check the path.")
     _refuse_links(folder)
     if (folder / "adapter_config.json").is_file():
-        raise ModelError("model.adapter-folder",
-                         f"{folder} holds a PEFT adapter, which would load another model behind it.",
-                         "merge the adapter into its base model and save that.")
+        raise ModelError(
+            "model.adapter-folder",
+            f"{folder} holds a PEFT adapter, which would load another model behind it.",
+            "merge the adapter into its base model and save that.",
+        )
     if not (folder / "config.json").is_file():
         raise ModelError("model.no-config", f"{folder} has no config.json.", SAVED)
     for name in ("config.json", "tokenizer_config.json"):

@@ -36,9 +36,11 @@ def open_causal_lm(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
         model = _load_model(folder, dtype)
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
-        raise ModelError("model.vocabulary",
-                         f"The tokenizer in {folder} has {len(tokenizer)} tokens, the model only {rows}.",
-                         "use the tokenizer that belongs to this model, or save the model with resized embeddings.")
+        raise ModelError(
+            "model.vocabulary",
+            f"The tokenizer in {folder} has {len(tokenizer)} tokens, the model only {rows}.",
+            "use the tokenizer that belongs to this model, or save the model with resized embeddings.",
+        )
     return model, tokenizer
 
 
@@ -83,12 +85,20 @@ def _load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True,
-            output_loading_info=True)
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     except Exception as error:
         if "Unrecognized configuration class" in str(error):
-            raise ModelError("model.not-causal", f"The model in {folder} is not a causal language model.",
-                             "give a decoder-only language model.") from error
+            raise ModelError(
+                "model.not-causal",
+                f"The model in {folder} is not a causal language model.",
+                "give a decoder-only language model.",
+            ) from error
         raise ModelError("model.broken", f"The model in {folder} cannot be loaded: {_line(error)}", AGAIN) from error
     missing = sorted(str(name) for name in info["missing_keys"])
     if missing:

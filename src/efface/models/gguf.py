@@ -22,11 +22,22 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of this conversion; part of the folder's name, so that a change here makes new folders
 ORIGIN_FILE = "origin.json"
-TOP_LEVEL = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight",
-             "output.weight": "lm_head.weight"}
-PER_BLOCK = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
-             "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-             "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+TOP_LEVEL = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+PER_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
 # Settings of the architecture that are not carried over; with any other value the file is refused.
 PLAIN = {"llama.rope.scaling.type": ("none", None), "llama.expert_count": (0, None)}
 
@@ -49,8 +60,11 @@ def convert(path: Path, sha256: str, *, progress: Progress = SILENT) -> Path:
     reader = open_file(path)
     architecture = read_metadata(reader, path)("general.architecture", "")
     if architecture != "llama":
-        raise ModelError("model.gguf-architecture",
-                         f"{path} holds a model of architecture {architecture!r}; only 'llama' is read.", USE_ORIGINAL)
+        raise ModelError(
+            "model.gguf-architecture",
+            f"{path} holds a model of architecture {architecture!r}; only 'llama' is read.",
+            USE_ORIGINAL,
+        )
     needed = 2 * sum(int(tensor.n_elements) for tensor in reader.tensors) + 2**24  # bf16, and the tokenizer files
     return publish(folder, lambda target: _write(reader, path, sha256, target, progress), needed=needed)
 
@@ -75,8 +89,9 @@ def _write(reader: GGUFReader, path: Path, sha256: str, target: Path, progress: 
     save_file(_weights(reader, config, path, progress), target / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(target)
     ends = {get(f"tokenizer.ggml.{key}_token_id", None) for key in ("eos", "eot", "eom")} - {None}
-    GenerationConfig(bos_token_id=config.bos_token_id, pad_token_id=config.pad_token_id,
-                     eos_token_id=sorted(ends) or None).save_pretrained(target)
+    GenerationConfig(
+        bos_token_id=config.bos_token_id, pad_token_id=config.pad_token_id, eos_token_id=sorted(ends) or None
+    ).save_pretrained(target)
     tokenizer.save_pretrained(target)
     origin = {"format": "gguf", "sha256": sha256, "name": get("general.name", "")}
     (target / ORIGIN_FILE).write_text(json.dumps(origin, indent=2), encoding="utf-8")
@@ -100,15 +115,24 @@ def _config(reader: GGUFReader, path: Path) -> LlamaConfig:
         raise unread(f"{path} rotates only a part of each head, which cannot be carried over.")
     try:
         return LlamaConfig(
-            vocab_size=vocabulary, hidden_size=width, intermediate_size=get("llama.feed_forward_length"),
-            num_hidden_layers=blocks, num_attention_heads=heads, head_dim=head_width,
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=get("llama.feed_forward_length"),
+            num_hidden_layers=blocks,
+            num_attention_heads=heads,
+            head_dim=head_width,
             num_key_value_heads=get("llama.attention.head_count_kv", heads),
             max_position_embeddings=get("llama.context_length"),
             rms_norm_eps=_shortest(get("llama.attention.layer_norm_rms_epsilon")),
             rope_parameters={"rope_type": "default", "rope_theta": _shortest(get("llama.rope.freq_base", 10000.0))},
-            tie_word_embeddings="output.weight" not in shapes, architectures=["LlamaForCausalLM"], dtype="bfloat16",
-            **{f"{name}_id": get(f"tokenizer.ggml.{key}_token_id", None)
-               for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"))})
+            tie_word_embeddings="output.weight" not in shapes,
+            architectures=["LlamaForCausalLM"],
+            dtype="bfloat16",
+            **{
+                f"{name}_id": get(f"tokenizer.ggml.{key}_token_id", None)
+                for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"))
+            },
+        )
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise broken(f"{path} describes no valid Llama model: {error}.") from error
 

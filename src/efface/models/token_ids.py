@@ -30,7 +30,7 @@ def encode_after(tokenizer: PreTrainedTokenizerBase, joiner: str, text: str) -> 
         return encode(tokenizer, text, literal=True)
     before, whole = encode(tokenizer, joiner, literal=True), encode(tokenizer, joiner + text, literal=True)
     # a text that begins with the joiner may melt into it; then its own ids are the only ones there are
-    return whole[len(before):] if whole[:len(before)] == before else encode(tokenizer, text, literal=True)
+    return whole[len(before) :] if whole[: len(before)] == before else encode(tokenizer, text, literal=True)
 
 
 def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -43,7 +43,7 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def own_start(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Ids that the tokenizer itself puts before a text (usually one BOS, or none)."""
     bare, full = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
-    return tuple(full[:next((at for at in range(len(full)) if full[at:at + len(bare)] == bare), 0)])
+    return tuple(full[: next((at for at in range(len(full)) if full[at : at + len(bare)] == bare), 0)])
 
 
 def document_start(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

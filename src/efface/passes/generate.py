@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -34,7 +33,9 @@ class GenerateSettings(Settings):
 class Greedy:
     """Collects greedy answers during scoring. ``done`` {row position: (token ids without the end token, finish)}."""
 
-    def __init__(self, adapter: ModelAdapter, rows: Rows, encoded: Sequence[Encoded], settings: GenerateSettings) -> None:
+    def __init__(
+        self, adapter: ModelAdapter, rows: Rows, encoded: Sequence[Encoded], settings: GenerateSettings
+    ) -> None:
         self.adapter, self.encoded, self.longest = adapter, encoded, settings.max_new_tokens
         self.done: dict[int, tuple[list[int], str]] = {}
         self._pending: list[Pending] = []
@@ -79,7 +80,9 @@ class Greedy:
             self.done[item.place] = (item.ids[item.start :], finish)
 
 
-def generate(adapter: ModelAdapter, rows: Rows, *, prompt: str = "prompt", settings: GenerateSettings, token_budget: int = 4096) -> pa.Table:
+def generate(
+    adapter: ModelAdapter, rows: Rows, *, prompt: str = "prompt", settings: GenerateSettings, token_budget: int = 4096
+) -> pa.Table:
     """Answers to the prompts alone: greedy, or ``samples`` sampled ones per row. A row's samples depend on the seed and
     its id, not on the batch it is in."""
     encoded = [adapter.encode(row, prompt=prompt, answers=()) for row in rows]
@@ -90,9 +93,20 @@ def generate(adapter: ModelAdapter, rows: Rows, *, prompt: str = "prompt", setti
             usable = [i for i, e in enumerate(encoded) if not e.problem and e.payload.prompt]
             for part in cut(encoded, usable, token_budget):
                 for chunk in (part[k : k + GROUP] for k in range(0, len(part), GROUP)):
-                    group = prefill(adapter, [Pending(i, list(encoded[i].payload.prompt), len(encoded[i].payload.prompt), None) for i in chunk])
-                    draw = None if settings.temperature == 0 else _sampler(settings, [rows[i].id for i in chunk], sample)
-                    done |= {item.place: (item.ids[item.start :], finish) for item, finish in decode(adapter, group, settings.max_new_tokens, draw)}
+                    group = prefill(
+                        adapter,
+                        [
+                            Pending(i, list(encoded[i].payload.prompt), len(encoded[i].payload.prompt), None)
+                            for i in chunk
+                        ],
+                    )
+                    draw = (
+                        None if settings.temperature == 0 else _sampler(settings, [rows[i].id for i in chunk], sample)
+                    )
+                    done |= {
+                        item.place: (item.ids[item.start :], finish)
+                        for item, finish in decode(adapter, group, settings.max_new_tokens, draw)
+                    }
             tables.append(generation_table(adapter, rows, encoded, done, prompt, sample))
     return pa.concat_tables(tables)
 
@@ -115,14 +129,32 @@ def _seed(seed: int, row: str, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{row}/{sample}".encode()).digest()[:8], "big") >> 1
 
 
-def generation_table(adapter: ModelAdapter, rows: Rows, encoded: Sequence[Encoded], done: dict[int, tuple[list[int], str]], prompt: str,
-                     sample: int = 0) -> pa.Table:
+def generation_table(
+    adapter: ModelAdapter,
+    rows: Rows,
+    encoded: Sequence[Encoded],
+    done: dict[int, tuple[list[int], str]],
+    prompt: str,
+    sample: int = 0,
+) -> pa.Table:
     """One line per row, in order; rows without an answer carry the problem."""
     lines = []
     for i, row in enumerate(rows):
         ids, finish = done.get(i, ([], ""))
         problem = "" if i in done else encoded[i].problem or "no prompt"
-        lines.append({"row": row.id, "entity": row.entity, "prompt": prompt, "sample": sample, "gold": getattr(row, "answer", ""), "ids": ids,
-                      "finish": finish, "problem": problem})
+        lines.append(
+            {
+                "row": row.id,
+                "entity": row.entity,
+                "prompt": prompt,
+                "sample": sample,
+                "gold": getattr(row, "answer", ""),
+                "ids": ids,
+                "finish": finish,
+                "problem": problem,
+            }
+        )
     texts = adapter.tokenizer.batch_decode([line["ids"] for line in lines], skip_special_tokens=True)  # type: ignore[attr-defined]
-    return pa.Table.from_pylist([line | {"text": text.strip()} for line, text in zip(lines, texts, strict=True)], schema=GENERATIONS)
+    return pa.Table.from_pylist(
+        [line | {"text": text.strip()} for line, text in zip(lines, texts, strict=True)], schema=GENERATIONS
+    )

@@ -17,7 +17,15 @@ from efface.passes.tables import HIDDEN
 POOLINGS = ("last_prompt", "mean_answer", "mean_all")
 
 
-def hidden(adapter: ModelAdapter, rows: Rows, *, layers: Sequence[int], pooling: str = "last_prompt", prompt: str = "prompt", token_budget: int = 4096) -> pa.Table:
+def hidden(
+    adapter: ModelAdapter,
+    rows: Rows,
+    *,
+    layers: Sequence[int],
+    pooling: str = "last_prompt",
+    prompt: str = "prompt",
+    token_budget: int = 4096,
+) -> pa.Table:
     """One line per (row, layer), rows in order. ``last_prompt``: the position that predicts the answer's first token;
     ``mean_answer`` / ``mean_all``: mean over answer / all positions. Position 0 and padding never enter a mean."""
     if pooling not in POOLINGS:
@@ -31,8 +39,18 @@ def hidden(adapter: ModelAdapter, rows: Rows, *, layers: Sequence[int], pooling:
             pooled = {layer: pool(h.float(), batch, pooling).cpu() for layer, h in states.items()}
             for k, i in enumerate(part):
                 found[i] = {layer: values[k].tolist() for layer, values in pooled.items()}
-    lines = [{"row": e.row_id, "entity": e.entity, "layer": layer, "pooling": pooling, "vector": found.get(i, {}).get(layer, []), "problem": e.problem}
-             for i, e in enumerate(encoded) for layer in layers]
+    lines = [
+        {
+            "row": e.row_id,
+            "entity": e.entity,
+            "layer": layer,
+            "pooling": pooling,
+            "vector": found.get(i, {}).get(layer, []),
+            "problem": e.problem,
+        }
+        for i, e in enumerate(encoded)
+        for layer in layers
+    ]
     return pa.Table.from_pylist(lines, schema=HIDDEN)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from efface.data.rows import Rows
 from efface.models.base import Batch, Encoded, ModelAdapter
 from efface.passes.batching import batches, label_budget
-from efface.passes.generate import Greedy, GenerateSettings, generation_table
+from efface.passes.generate import GenerateSettings, Greedy, generation_table
 from efface.passes.tables import TOKENS
 from efface.progress import SILENT, Progress
 
@@ -41,8 +41,16 @@ class TokenStats:
     best: Tensor
 
 
-def score(adapter: ModelAdapter, rows: Rows, *, prompt: str = "prompt", answers: Sequence[str] = ("answer",), token_budget: int = 4096,
-          generate: GenerateSettings | None = None, progress: Progress = SILENT) -> ScoreResult:
+def score(
+    adapter: ModelAdapter,
+    rows: Rows,
+    *,
+    prompt: str = "prompt",
+    answers: Sequence[str] = ("answer",),
+    token_budget: int = 4096,
+    generate: GenerateSettings | None = None,
+    progress: Progress = SILENT,
+) -> ScoreResult:
     """Score every candidate answer of every row; tables come in the order of ``rows``.
 
     With ``generate``, the greedy answer comes from the same forward: where the argmax agrees with the gold answer to its
@@ -50,7 +58,10 @@ def score(adapter: ModelAdapter, rows: Rows, *, prompt: str = "prompt", answers:
     """
     wanted = tuple(answers) if generate is None or "answer" in answers else ("answer", *answers)
     if generate is not None:
-        wanted = ("answer", *(a for a in wanted if a != "answer"))  # the gold branch first: its keys follow the prompt's
+        wanted = (
+            "answer",
+            *(a for a in wanted if a != "answer"),
+        )  # the gold branch first: its keys follow the prompt's
     encoded = [adapter.encode(row, prompt=prompt, answers=wanted) for row in rows]
     lines: list[list[dict[str, Any]]] = [[] for _ in rows]
     greedy = Greedy(adapter, rows, encoded, generate) if generate is not None else None
@@ -65,7 +76,10 @@ def score(adapter: ModelAdapter, rows: Rows, *, prompt: str = "prompt", answers:
             progress.advance(task, len(part))
         if greedy:
             greedy.finish()
-    table = pa.Table.from_pylist([line for i, found in enumerate(lines) for line in found or _unscored(encoded[i], rows[i], prompt, answers)], schema=TOKENS)
+    table = pa.Table.from_pylist(
+        [line for i, found in enumerate(lines) for line in found or _unscored(encoded[i], rows[i], prompt, answers)],
+        schema=TOKENS,
+    )
     return ScoreResult(table, generation_table(adapter, rows, encoded, greedy.done, prompt) if greedy else None)
 
 
@@ -89,7 +103,15 @@ def _reduce(logits: Tensor, gold: Tensor) -> tuple[Tensor, ...]:
     return lp, best == gold, rank, mu, sigma, best
 
 
-def _lines(lines: list[list[dict[str, Any]]], batch: Batch, stats: TokenStats, answers: Sequence[str], encoded: Sequence[Encoded], rows: Rows, prompt: str) -> None:
+def _lines(
+    lines: list[list[dict[str, Any]]],
+    batch: Batch,
+    stats: TokenStats,
+    answers: Sequence[str],
+    encoded: Sequence[Encoded],
+    rows: Rows,
+    prompt: str,
+) -> None:
     """One table line per candidate that was asked for."""
     index, row_of, branch_of = batch.index.tolist(), batch.label_row.tolist(), batch.label_branch.tolist()
     columns = {name: getattr(stats, name).tolist() for name in ("lp", "hit", "rank", "mu", "sigma")}
@@ -101,8 +123,18 @@ def _lines(lines: list[list[dict[str, Any]]], batch: Batch, stats: TokenStats, a
         i = index[row_of[start]]
         name = encoded[i].names[branch_of[start]]
         if name.split(":")[0] in answers:
-            lines[i].append({"row": encoded[i].row_id, "entity": encoded[i].entity, "prompt": prompt, "variant": name,
-                             **{k: v[start:end] for k, v in columns.items()}, "eos": adapter_ends(rows[i], prompt), "text": _text(rows[i], name), "problem": ""})
+            lines[i].append(
+                {
+                    "row": encoded[i].row_id,
+                    "entity": encoded[i].entity,
+                    "prompt": prompt,
+                    "variant": name,
+                    **{k: v[start:end] for k, v in columns.items()},
+                    "eos": adapter_ends(rows[i], prompt),
+                    "text": _text(rows[i], name),
+                    "problem": "",
+                }
+            )
         start = end
 
 
@@ -120,5 +152,20 @@ def _text(row: Any, name: str) -> str:
 def _unscored(encoded: Encoded, row: Any, prompt: str, answers: Sequence[str]) -> list[dict[str, Any]]:
     """Lines of a row that could not be scored: kept, with the reason and empty lists."""
     names = [n for n in encoded.names if n.split(":")[0] in answers] or [a for a in answers if a != "wrong"][:1]
-    return [{"row": encoded.row_id, "entity": encoded.entity, "prompt": prompt, "variant": name, "lp": [], "hit": [], "rank": [], "mu": [], "sigma": [],
-             "eos": False, "text": _text(row, name), "problem": encoded.problem} for name in names]
+    return [
+        {
+            "row": encoded.row_id,
+            "entity": encoded.entity,
+            "prompt": prompt,
+            "variant": name,
+            "lp": [],
+            "hit": [],
+            "rank": [],
+            "mu": [],
+            "sigma": [],
+            "eos": False,
+            "text": _text(row, name),
+            "problem": encoded.problem,
+        }
+        for name in names
+    ]

@@ -13,29 +13,54 @@ import pyarrow as pa
 
 _F, _I, _S = pa.list_(pa.float32()), pa.list_(pa.int32()), pa.string()
 
-TOKENS = pa.schema([
-    ("row", _S), ("entity", _S), ("prompt", _S), ("variant", _S),
-    ("lp", _F),                  # log-prob of the gold token, float32, nats
-    ("hit", pa.list_(pa.bool_())),  # argmax == gold
-    ("rank", _I),                # rank of gold, 0 = first
-    ("mu", _F),                  # sum_v p log p (negative entropy)
-    ("sigma", _F),               # sqrt(sum_v p (log p)^2 - mu^2)
-    ("eos", pa.bool_()),         # the last token is an end-of-answer token
-    ("text", _S),                # the target text
-    ("problem", _S),             # why the row could not be scored, "" if it was
-])
-GENERATIONS = pa.schema([
-    ("row", _S), ("entity", _S), ("prompt", _S), ("sample", pa.int32()), ("gold", _S), ("text", _S), ("ids", _I),
-    ("finish", _S),              # "stop" or "length"
-    ("problem", _S),
-])
-HIDDEN = pa.schema([("row", _S), ("entity", _S), ("layer", pa.int32()), ("pooling", _S), ("vector", _F), ("problem", _S)])
-GRADIENTS = pa.schema([("row", _S), ("entity", _S), ("norm", pa.float32()), ("problem", _S)])  # mean over tensors of ||g||_2
-WEIGHTS = pa.schema([
-    ("name", _S), ("size", pa.int64()), ("changed", pa.int64()), ("norm_a", pa.float64()), ("norm_b", pa.float64()),
-    ("norm_diff", pa.float64()), ("cosine", pa.float64()),
-    ("buckets_8", pa.int64()), ("buckets_4", pa.int64()),   # weights whose rounded value changed at 8 and 4 bits
-])
+TOKENS = pa.schema(
+    [
+        ("row", _S),
+        ("entity", _S),
+        ("prompt", _S),
+        ("variant", _S),
+        ("lp", _F),  # log-prob of the gold token, float32, nats
+        ("hit", pa.list_(pa.bool_())),  # argmax == gold
+        ("rank", _I),  # rank of gold, 0 = first
+        ("mu", _F),  # sum_v p log p (negative entropy)
+        ("sigma", _F),  # sqrt(sum_v p (log p)^2 - mu^2)
+        ("eos", pa.bool_()),  # the last token is an end-of-answer token
+        ("text", _S),  # the target text
+        ("problem", _S),  # why the row could not be scored, "" if it was
+    ]
+)
+GENERATIONS = pa.schema(
+    [
+        ("row", _S),
+        ("entity", _S),
+        ("prompt", _S),
+        ("sample", pa.int32()),
+        ("gold", _S),
+        ("text", _S),
+        ("ids", _I),
+        ("finish", _S),  # "stop" or "length"
+        ("problem", _S),
+    ]
+)
+HIDDEN = pa.schema(
+    [("row", _S), ("entity", _S), ("layer", pa.int32()), ("pooling", _S), ("vector", _F), ("problem", _S)]
+)
+GRADIENTS = pa.schema(
+    [("row", _S), ("entity", _S), ("norm", pa.float32()), ("problem", _S)]
+)  # mean over tensors of ||g||_2
+WEIGHTS = pa.schema(
+    [
+        ("name", _S),
+        ("size", pa.int64()),
+        ("changed", pa.int64()),
+        ("norm_a", pa.float64()),
+        ("norm_b", pa.float64()),
+        ("norm_diff", pa.float64()),
+        ("cosine", pa.float64()),
+        ("buckets_8", pa.int64()),
+        ("buckets_4", pa.int64()),  # weights whose rounded value changed at 8 and 4 bits
+    ]
+)
 
 
 def arrays(column: pa.ChunkedArray, dtype: type) -> list[np.ndarray]:
@@ -155,4 +180,6 @@ class Hidden:
     @cached_property
     def vectors(self) -> np.ndarray:
         """Float32[rows, width]."""
-        return np.stack(arrays(self.table["vector"], np.float32)) if self.table.num_rows else np.zeros((0, 0), np.float32)
+        return (
+            np.stack(arrays(self.table["vector"], np.float32)) if self.table.num_rows else np.zeros((0, 0), np.float32)
+        )

@@ -23,8 +23,19 @@ def weight(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> pa.Table:
             continue
         x, y = before.detach().float(), b[name].detach().to(before.device).float()
         moved = int((x != y).sum())
-        lines.append({"name": name, "size": x.numel(), "changed": moved, "norm_a": float(x.norm()), "norm_b": float(y.norm()),
-                      "norm_diff": float((y - x).norm()), "cosine": _cosine(x, y), "buckets_8": _buckets(x, y, 8, moved), "buckets_4": _buckets(x, y, 4, moved)})
+        lines.append(
+            {
+                "name": name,
+                "size": x.numel(),
+                "changed": moved,
+                "norm_a": float(x.norm()),
+                "norm_b": float(y.norm()),
+                "norm_diff": float((y - x).norm()),
+                "cosine": _cosine(x, y),
+                "buckets_8": _buckets(x, y, 8, moved),
+                "buckets_4": _buckets(x, y, 4, moved),
+            }
+        )
     return pa.Table.from_pylist(lines, schema=WEIGHTS)
 
 

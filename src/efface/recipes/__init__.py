@@ -25,8 +25,11 @@ def recipe(name: str, model: str, benchmark: str) -> tuple[str, dict[str, Any]]:
             if "method" in values:
                 values["method"] = {"settings": values["method"]}
             if unknown := set(values) - {"model", "method", "train", "target", "reference", "data", "audit"}:
-                raise SpecError("recipe.bad-section", f"Recipe {name}.yaml, section {section}: unknown part {sorted(unknown)[0]!r}.",
-                                "a recipe holds model, data, target, reference, method, train or audit.")
+                raise SpecError(
+                    "recipe.bad-section",
+                    f"Recipe {name}.yaml, section {section}: unknown part {sorted(unknown)[0]!r}.",
+                    "a recipe holds model, data, target, reference, method, train or audit.",
+                )
             return section, values
     return "", {}
 

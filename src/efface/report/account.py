@@ -12,8 +12,10 @@ from efface.report.text import duration, memory, role_title, visible, words
 from efface.runs.events import DONE, STARTED
 from efface.runs.loading import LoadedRun
 
-LOSSES = (("forget", "Forget rows", ("forget_nll", "forget_loss")),
-          ("retain", "Retain rows", ("retain_nll", "retain_loss")))
+LOSSES = (
+    ("forget", "Forget rows", ("forget_nll", "forget_loss")),
+    ("retain", "Retain rows", ("retain_nll", "retain_loss")),
+)
 UNDER_WAY = "report"  # the stage in which the report is made has no end yet, and is left out
 MACHINE = {"cores": "{} cores", "memory_gib": "{} GiB of memory", "cuda": "CUDA {}"}
 
@@ -31,8 +33,11 @@ def _spent(event: Mapping[str, Any]) -> tuple[str, str, str]:
     """CPU time, peak of memory and of GPU memory of one stage, as far as they were recorded."""
     used, cpu = event.get("memory"), event.get("cpu_seconds")
     ram, gpu = (_at(used, key) for key in ("ram", "gpu"))
-    return (duration(cpu) if isinstance(cpu, int | float) else "–",
-            memory(ram) if isinstance(ram, int | float) else "–", memory(gpu) if isinstance(gpu, int | float) else "–")
+    return (
+        duration(cpu) if isinstance(cpu, int | float) else "–",
+        memory(ram) if isinstance(ram, int | float) else "–",
+        memory(gpu) if isinstance(gpu, int | float) else "–",
+    )
 
 
 def _training(run: LoadedRun) -> Iterator[Fact]:
@@ -56,12 +61,13 @@ def _training(run: LoadedRun) -> Iterator[Fact]:
 def _losses(run: LoadedRun) -> Plot | None:
     """The loss on forget and retain rows by step."""
     history = [e for e in (run.training.history if run.training else []) if isinstance(e.get("step"), int)]
-    history = history[::max(1, len(history) // 200)]
+    history = history[:: max(1, len(history) // 200)]
     series = []
     for kind, name, keys in LOSSES:
         key = next((k for k in keys if any(isinstance(e.get(k), int | float) for e in history)), "")
-        points = tuple((float(e["step"]), float(e[key]), None, None) for e in history
-                       if isinstance(e.get(key), int | float))
+        points = tuple(
+            (float(e["step"]), float(e[key]), None, None) for e in history if isinstance(e.get(key), int | float)
+        )
         if len(points) > 1:
             series.append(Series(kind, name, points))
     if not series:

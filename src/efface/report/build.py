@@ -16,10 +16,12 @@ from efface.runs.loading import LoadedRun
 
 NOTHING_ELSEWHERE = (
     "Nothing about copies of the data elsewhere: source files, logs, caches, back-ups, search indexes, embeddings, "
-    "other models and anything derived from them were not examined.")
+    "other models and anything derived from them were not examined."
+)
 OTHER_QUESTIONS = (
     "Nothing about questions unlike the ones asked: other wordings, other languages, longer conversations, knowledge "
-    "that follows from the forgotten facts.")
+    "that follows from the forgotten facts."
+)
 OTHER_ATTACKS = "Nothing about attacks other than those listed, or attackers with more data, time or access."
 NO_OPINION = "It is a record of measurements, not a legal opinion; no single number in it stands for the whole."
 
@@ -30,11 +32,26 @@ def build(run: LoadedRun) -> Report:
     shown, note = examples(run, roles)
     views, (forget, other) = attacks(run), groups(run, roles)
     return Report(
-        title=_title(run), subtitle=_subtitle(run), date=visible(run.status.started[:10], 10),
-        run=visible(run.name, 200), notice=_notice(run), asked=tuple(asked(run)), answer=answer(run), examples=shown,
-        examples_note=note, hidden=hidden(run), roles=roles, scores=forget, attacks=views, damage=other,
-        cost=cost(run), provenance=tuple(provenance(run)),
-        commands=tuple(_commands(run)), not_shown=tuple(_not_shown(run, roles, views)), raw=_raw(run))
+        title=_title(run),
+        subtitle=_subtitle(run),
+        date=visible(run.status.started[:10], 10),
+        run=visible(run.name, 200),
+        notice=_notice(run),
+        asked=tuple(asked(run)),
+        answer=answer(run),
+        examples=shown,
+        examples_note=note,
+        hidden=hidden(run),
+        roles=roles,
+        scores=forget,
+        attacks=views,
+        damage=other,
+        cost=cost(run),
+        provenance=tuple(provenance(run)),
+        commands=tuple(_commands(run)),
+        not_shown=tuple(_not_shown(run, roles, views)),
+        raw=_raw(run),
+    )
 
 
 def _method(run: LoadedRun) -> str:
@@ -80,8 +97,10 @@ def _not_shown(run: LoadedRun, roles: Sequence[str], views: Sequence[AttackView]
         elif view.reason:
             yield f"Attack {view.title.lower()}: {view.reason}."
     if "reference" not in roles:
-        yield ("What never having seen the data looks like: there is no reference model, so nothing here separates "
-               "residue from what any model would know.")
+        yield (
+            "What never having seen the data looks like: there is no reference model, so nothing here separates "
+            "residue from what any model would know."
+        )
     if not views:
         yield "Whether an attack brings anything back: none was run."
     if run.provenance and run.provenance.seeds:
@@ -93,5 +112,10 @@ def _raw(run: LoadedRun) -> dict[str, object]:
     """What machines read. Without spec, request and samples: those may name people and places on a disk."""
     parts = {"scores": run.scores, "conclusion": run.conclusion, "training": run.training, "provenance": run.provenance}
     data = {name: part.model_dump(by_alias=True) for name, part in parts.items() if part is not None}
-    return {"schema": 1, "run": run.name, "spec_hash": run.spec_hash or run.status.spec_hash,
-            "curves": [c.model_dump(by_alias=True) for c in run.curves], **data}
+    return {
+        "schema": 1,
+        "run": run.name,
+        "spec_hash": run.spec_hash or run.status.spec_hash,
+        "curves": [c.model_dump(by_alias=True) for c in run.curves],
+        **data,
+    }

@@ -76,9 +76,12 @@ def chart(plot: Plot, ident: str) -> str:
         body += _line(series, frame, plot.markers)
     body += _end_labels(plot, frame)
     box = f"0 0 {plot.width} {plot.height}"
-    return (f'<svg class="chart" viewBox="{box}" role="img" aria-labelledby="{ident}-t {ident}-d">'
-            f'<title id="{ident}-t">{_text(plot.title)}</title><desc id="{ident}-d">{_text(plot.about)}</desc>'
-            + "".join(body) + "</svg>")
+    return (
+        f'<svg class="chart" viewBox="{box}" role="img" aria-labelledby="{ident}-t {ident}-d">'
+        f'<title id="{ident}-t">{_text(plot.title)}</title><desc id="{ident}-d">{_text(plot.about)}</desc>'
+        + "".join(body)
+        + "</svg>"
+    )
 
 
 def _text(text: str) -> str:
@@ -140,15 +143,19 @@ def marker(kind: str, x: float, y: float, size: float = 4.2) -> str:
         side = f'width="{2 * size:.1f}" height="{2 * size:.1f}"'
         return f'<rect class="mark k-{kind}" x="{x - size:.1f}" y="{y - size:.1f}" {side}/>'
     if shape == "triangle":
-        ends = f"{x},{y - size - 1:.1f} {x + size + .6:.1f},{y + size - .4:.1f} {x - size - .6:.1f},{y + size - .4:.1f}"
+        ends = f"{x},{y - size - 1:.1f} {x + size + 0.6:.1f},{y + size - 0.4:.1f} {x - size - 0.6:.1f},{y + size - 0.4:.1f}"
         return f'<polygon class="mark k-{kind}" points="{ends}"/>'
     return f'<circle class="mark k-{kind}" cx="{x}" cy="{y}" r="{size}"/>'
 
 
 def _end_labels(plot: Plot, frame: _Frame) -> Iterator[str]:
     """Names at the right end of each line, pushed apart where lines end close together."""
-    ends = [(frame.y(value), s.title, f"k-{_kind(s)}") for s in plot.series
-            for value in [next((v for _, v, _, _ in reversed(s.points) if v is not None), None)] if value is not None]
+    ends = [
+        (frame.y(value), s.title, f"k-{_kind(s)}")
+        for s in plot.series
+        for value in [next((v for _, v, _, _ in reversed(s.points) if v is not None), None)]
+        if value is not None
+    ]
     ends += [(frame.y(plot.level[0]), plot.level[1], "k-target")] if plot.level else []
     last = -GAP
     highest = frame.bottom + 2 - GAP * len(ends)
@@ -169,9 +176,11 @@ def strip(cells: Sequence[tuple[str, float, float | None, float | None]], ident:
     def x(value: float) -> float:
         return round(pad + (min(max(value, low), high) - low) / (high - low) * (width - 2 * pad), 1)
 
-    out = [f'<svg class="strip" viewBox="0 0 {width} {height}" role="img" aria-labelledby="{ident}">'
-           f'<title id="{ident}">{_text(about)}</title>'
-           f'<line class="axis" x1="{pad}" x2="{width - pad}" y1="22" y2="22"/>']
+    out = [
+        f'<svg class="strip" viewBox="0 0 {width} {height}" role="img" aria-labelledby="{ident}">'
+        f'<title id="{ident}">{_text(about)}</title>'
+        f'<line class="axis" x1="{pad}" x2="{width - pad}" y1="22" y2="22"/>'
+    ]
     for role, _, left, right in cells:
         if role == "reference" and left is not None and right is not None:
             wide = max(x(right) - x(left), 1)

@@ -17,8 +17,12 @@ Table = tuple[str, list[str], list[list[str]]]
 
 def render(comparison: Comparison, format: str) -> str:
     """``comparison`` as "text", "md", "html" or "json"."""
-    formats: dict[str, Callable[[Comparison], str]] = {"text": as_text, "md": as_markdown, "html": as_html,
-                                                       "json": lambda c: dumps(c.to_json(), indent=1)}
+    formats: dict[str, Callable[[Comparison], str]] = {
+        "text": as_text,
+        "md": as_markdown,
+        "html": as_html,
+        "json": lambda c: dumps(c.to_json(), indent=1),
+    }
     if format not in formats:
         raise SpecError("report.unknown-format", f"There is no format {format!r}.", nearest(format, formats))
     return formats[format](comparison)
@@ -40,8 +44,15 @@ def tables(comparison: Comparison) -> list[Table]:
 
 def _head(name: str, run: Head) -> list[str]:
     suite = f"{visible(run.suite, 60)} v{run.suite_version}"
-    return [name, visible(run.name, 120) + ("" if run.complete else " (not complete)"), visible(run.method, 60),
-            visible(run.model, 80), suite, visible(run.seed, 20), run.conclusion or "none"]
+    return [
+        name,
+        visible(run.name, 120) + ("" if run.complete else " (not complete)"),
+        visible(run.method, 60),
+        visible(run.model, 80),
+        suite,
+        visible(run.seed, 20),
+        run.conclusion or "none",
+    ]
 
 
 def _line(line: Line, names: Sequence[str]) -> list[str]:
@@ -88,5 +99,9 @@ def as_markdown(comparison: Comparison) -> str:
 
 def as_html(comparison: Comparison) -> str:
     """A page like the report's."""
-    return html.page("compare.html.j2", tables=tables(comparison), notes=[visible(n, 400) for n in comparison.notes],
-                     raw=html.embed(comparison.to_json()))
+    return html.page(
+        "compare.html.j2",
+        tables=tables(comparison),
+        notes=[visible(n, 400) for n in comparison.notes],
+        raw=html.embed(comparison.to_json()),
+    )

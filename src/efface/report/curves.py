@@ -27,7 +27,8 @@ def _view(run: LoadedRun, name: str, curves: Sequence[Curve], found: Sequence[Fi
     head = curves[0]
     evidence = next((f for f in found if f.kind == "recovery" and f.name.split(": ")[-1] == name), None)
     sentences = tuple(_sentences(head, evidence)) + tuple(
-        visible(f.says) for f in found if f.kind == "power" and f.name.split(": ")[-1] == name)
+        visible(f.says) for f in found if f.kind == "power" and f.name.split(": ")[-1] == name
+    )
     reason = visible(head.reason, 400)
     if not _measured(head):
         reason = reason or "no point of its curve was recorded"
@@ -94,18 +95,27 @@ def _plot(run: LoadedRun, curve: Curve, *, small: bool) -> Plot:
     axis = words(curve.axis or next(iter(budgets[-1]), "budget")).lower()
     x = f"{axis} of the attack" + ("" if scaled else " (not to scale)")
     name, on = title(curve.metric), set_title(curve.rows).lower()
-    return Plot(f"{name} on the {on}", f"{name} on the {on} as the attack grows, for "
-                + ", ".join(s.title for s in series) + ". The numbers are in the table below.", x, name,
-                tuple((place[_budget_key(b)], budget_tick(b)) for b in budgets), tuple(series), _level(run, curve),
-                *((240, 470, 152) if small else ()))
+    return Plot(
+        f"{name} on the {on}",
+        f"{name} on the {on} as the attack grows, for "
+        + ", ".join(s.title for s in series)
+        + ". The numbers are in the table below.",
+        x,
+        name,
+        tuple((place[_budget_key(b)], budget_tick(b)) for b in budgets),
+        tuple(series),
+        _level(run, curve),
+        *((240, 470, 152) if small else ()),
+    )
 
 
 def _level(run: LoadedRun, curve: Curve) -> tuple[float, str] | None:
     """The target's own score, where the attack was not run on the target."""
     if any(p.role == "target" for p in curve.points) or run.scores is None:
         return None
-    found = next((s.value for s in run.scores.scores
-                  if (s.role, s.name, s.rows) == ("target", curve.metric, curve.rows)), None)
+    found = next(
+        (s.value for s in run.scores.scores if (s.role, s.name, s.rows) == ("target", curve.metric, curve.rows)), None
+    )
     return None if found is None else (found, "Before, no attack")
 
 

@@ -14,8 +14,10 @@ HOW_MANY = {"forget": 6, "retain": 2, "neighbour": 2, "world_facts": 1}
 WORST = 3
 LONGEST = 220
 PREFERRED = ("rouge", "probability", "accuracy")
-NOTE = ("Chosen by rule: first the {worst} forget rows where the unlearned model still comes closest to the right "
-        "answer ({by}), then rows spread evenly over each set.")
+NOTE = (
+    "Chosen by rule: first the {worst} forget rows where the unlearned model still comes closest to the right "
+    "answer ({by}), then rows spread evenly over each set."
+)
 
 
 def examples(run: LoadedRun, roles: Sequence[str]) -> tuple[tuple[ExampleGroup, ...], str]:
@@ -43,7 +45,7 @@ def _choose(found: Sequence[Sample], count: int, metric: str) -> list[Sample]:
     worst: list[Sample] = []
     if metric:
         ranked = [s for s in found if s.scores.get(metric) is not None]
-        worst = sorted(ranked, key=lambda s: -(s.scores[metric] or 0.0))[:min(WORST, count)]
+        worst = sorted(ranked, key=lambda s: -(s.scores[metric] or 0.0))[: min(WORST, count)]
     rest = [s for s in found if s not in worst]
     wanted = min(count - len(worst), len(rest))
     return worst + [rest[i * len(rest) // wanted] for i in range(wanted)]

@@ -5,14 +5,23 @@ from __future__ import annotations
 from efface.report.text import words
 
 TITLES = {
-    "probability": "Answer probability", "rouge": "ROUGE-L recall", "rouge_f1": "ROUGE-L F1",
-    "privleak": "PrivLeak", "choice_accuracy": "Multiple choice", "options_probability": "Probability among options",
-    "knn_accuracy": "Nearest-neighbour probe", "cka_reference": "Likeness to the reference",
-    "cka_target": "Likeness to the target", "mia_loss": "Membership, by loss",
+    "probability": "Answer probability",
+    "rouge": "ROUGE-L recall",
+    "rouge_f1": "ROUGE-L F1",
+    "privleak": "PrivLeak",
+    "choice_accuracy": "Multiple choice",
+    "options_probability": "Probability among options",
+    "knn_accuracy": "Nearest-neighbour probe",
+    "cka_reference": "Likeness to the reference",
+    "cka_target": "Likeness to the target",
+    "mia_loss": "Membership, by loss",
     "mia_zlib": "Membership, by loss and size",
-    "mia_min_k": "Membership, Min-K", "mia_min_k_plus": "Membership, Min-K++",
-    "mia_reference": "Membership, against a reference", "mia_gradnorm": "Membership, by gradient",
-    "mia_confidence": "Membership, by confidence", "mia_worst": "Membership, worst case",
+    "mia_min_k": "Membership, Min-K",
+    "mia_min_k_plus": "Membership, Min-K++",
+    "mia_reference": "Membership, against a reference",
+    "mia_gradnorm": "Membership, by gradient",
+    "mia_confidence": "Membership, by confidence",
+    "mia_worst": "Membership, worst case",
     "weights_moved": "Weights that changed",
 }
 MEASURES = {
@@ -48,14 +57,16 @@ MEASURES = {
 }
 ATTACKS = {
     "round_weights": "The weights are rounded to fewer bits, as is done to make models smaller. What was only lightly "
-                     "covered can show again.",
+    "covered can show again.",
     "relearn": "The model is trained a few steps more, and asked what was not part of that training.",
     "relearn_in_domain": "The model is trained a few steps on some of the forgotten facts, and asked about the others.",
     "relearn_benign": "The model is trained a few steps on harmless data that holds no tested answer, and asked again.",
 }
-THREATS = {"black-box": "an attacker who can only ask questions",
-           "grey-box": "an attacker who also sees probabilities or activations",
-           "white-box": "an attacker who has the weights"}
+THREATS = {
+    "black-box": "an attacker who can only ask questions",
+    "grey-box": "an attacker who also sees probabilities or activations",
+    "white-box": "an attacker who has the weights",
+}
 LABELS = {
     "erased": "Neither the answers nor any attack that was run shows more than a model that never saw the data.",
     "concealed": "The answers no longer show it, but an attack brings it back: the weights still hold it.",

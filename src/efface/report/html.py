@@ -32,11 +32,20 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    made = Environment(loader=PackageLoader("efface.report"), autoescape=True, undefined=StrictUndefined,
-                       trim_blocks=True, lstrip_blocks=True)
+    made = Environment(
+        loader=PackageLoader("efface.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     made.globals.update(
-        chart=lambda plot, ident: Markup(chart(plot, ident)), strip=lambda line, ident: Markup(_strip(line, ident)),
-        role_title=role_title, role_note=lambda role: ROLE_NOTES.get(role, ""), set_title=set_title)
+        chart=lambda plot, ident: Markup(chart(plot, ident)),
+        strip=lambda line, ident: Markup(_strip(line, ident)),
+        role_title=role_title,
+        role_note=lambda role: ROLE_NOTES.get(role, ""),
+        set_title=set_title,
+    )
     return made
 
 

@@ -20,8 +20,13 @@ def escape(text: str) -> str:
 
 def render(report: Report) -> str:
     """The whole report."""
-    lines = [f"# {escape(report.title)}", "", f"{escape(report.subtitle)}  ",
-             f"{escape(report.date)} · run {escape(report.run)}", ""]
+    lines = [
+        f"# {escape(report.title)}",
+        "",
+        f"{escape(report.subtitle)}  ",
+        f"{escape(report.date)} · run {escape(report.run)}",
+        "",
+    ]
     if report.notice:
         lines += [f"> **{escape(report.notice)}**", ""]
     for heading, body in _parts(report):
@@ -31,8 +36,12 @@ def render(report: Report) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A Markdown table of plain texts."""
-    return [f"| {' | '.join(map(escape, head))} |", f"|{'---|' * len(head)}",
-            *(f"| {' | '.join(map(escape, row))} |" for row in rows), ""]
+    return [
+        f"| {' | '.join(map(escape, head))} |",
+        f"|{'---|' * len(head)}",
+        *(f"| {' | '.join(map(escape, row))} |" for row in rows),
+        "",
+    ]
 
 
 def _parts(report: Report) -> Iterator[tuple[str, list[str]]]:
@@ -72,10 +81,15 @@ def _examples(report: Report) -> list[str]:
         return ["No answers were recorded."]
     lines = [escape(report.examples_note), *(["", HIDDEN] if report.hidden else []), ""]
     for group in report.examples:
-        rows = [[example.prompt or "(no question)", example.gold or "(none)", *map(_said, example.said)]
-                for example in group.examples]
-        lines += [f"### {escape(group.title)}", "",
-                  *table(("Question", "Right answer", *map(role_title, report.roles)), rows)]
+        rows = [
+            [example.prompt or "(no question)", example.gold or "(none)", *map(_said, example.said)]
+            for example in group.examples
+        ]
+        lines += [
+            f"### {escape(group.title)}",
+            "",
+            *table(("Question", "Right answer", *map(role_title, report.roles)), rows),
+        ]
     return lines
 
 
@@ -90,8 +104,10 @@ def _groups(groups: Sequence[ScoreGroup], roles: Sequence[str]) -> list[str]:
     for group in groups:
         change = any(line.change for line in group.lines)
         head = ["Measure", "Which way", *(role_title(r) for r in roles), *(["Change"] if change else [])]
-        rows = [[line.title, line.good, *map(cell_text, (*line.cells, *([line.change] if line.change else [])))]
-                for line in group.lines]
+        rows = [
+            [line.title, line.good, *map(cell_text, (*line.cells, *([line.change] if line.change else [])))]
+            for line in group.lines
+        ]
         note = f" – {escape(group.note)}" if group.note else ""
         lines += [f"### {escape(group.title)}{note}", "", *table(head, rows)]
     return lines
@@ -108,9 +124,13 @@ def _attacks(attacks: Sequence[AttackView]) -> list[str]:
     lines: list[str] = []
     for attack in attacks:
         lines += [f"### {escape(attack.title)}", ""]
-        texts = (attack.about, attack.threat and f"Threat considered: {attack.threat}.", *attack.sentences,
-                 "This attack did not run to its end." if attack.partial else "",
-                 "" if attack.rows else f"Not computed, because {attack.reason}.")
+        texts = (
+            attack.about,
+            attack.threat and f"Threat considered: {attack.threat}.",
+            *attack.sentences,
+            "This attack did not run to its end." if attack.partial else "",
+            "" if attack.rows else f"Not computed, because {attack.reason}.",
+        )
         for text in filter(None, texts):
             lines += [escape(text), ""]
         if attack.rows:

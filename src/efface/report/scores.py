@@ -47,16 +47,24 @@ def _group(run: LoadedRun, roles: tuple[str, ...], rows: str, found: list[ScoreR
     return ScoreGroup(set_title(rows), note, tuple(lines))
 
 
-def _line(name: str, by_role: dict[str, ScoreRow], roles: tuple[str, ...], change: Cell | None,
-          gloss: str) -> ScoreLine:
+def _line(
+    name: str, by_role: dict[str, ScoreRow], roles: tuple[str, ...], change: Cell | None, gloss: str
+) -> ScoreLine:
     shown = by_role.get("unlearned") or next(iter(by_role.values()))
     target = shown.target
     if target is None and shown.direction == "match" and "reference" in by_role:
         target = by_role["reference"].value
-    picture = tuple((role, row.value, row.low, row.high) for role in roles
-                    if (row := by_role.get(role)) and row.value is not None)
-    return ScoreLine(title(name), gloss, direction(shown.direction, target),
-                     tuple(cell(by_role.get(role)) for role in roles), picture, change)
+    picture = tuple(
+        (role, row.value, row.low, row.high) for role in roles if (row := by_role.get(role)) and row.value is not None
+    )
+    return ScoreLine(
+        title(name),
+        gloss,
+        direction(shown.direction, target),
+        tuple(cell(by_role.get(role)) for role in roles),
+        picture,
+        change,
+    )
 
 
 def cell(row: ScoreRow | None) -> Cell:
@@ -85,6 +93,9 @@ def _change(run: LoadedRun, rows: str, name: str, by_role: dict[str, ScoreRow]) 
 def not_computed(run: LoadedRun) -> list[str]:
     """One sentence for each measure of the unlearned model that was not computed."""
     found: Iterable[ScoreRow] = run.scores.scores if run.scores else ()
-    return [f"{title(row.name)} on {set_title(row.rows).lower()}: not computed, because "
-            f"{visible(row.reason, 300) or 'no reason was recorded'}."
-            for row in found if row.role == "unlearned" and row.value is None]
+    return [
+        f"{title(row.name)} on {set_title(row.rows).lower()}: not computed, because "
+        f"{visible(row.reason, 300) or 'no reason was recorded'}."
+        for row in found
+        if row.role == "unlearned" and row.value is None
+    ]

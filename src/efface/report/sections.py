@@ -67,10 +67,17 @@ def answer(run: LoadedRun) -> Answer | None:
     c = run.conclusion
     if c is None:
         return None
-    found = tuple(Found(words(f.kind or f.name), visible(f.says), f.flag, tuple(_evidence(f.evidence)))
-                  for f in c.findings)
-    return Answer(c.label, LABELS[c.label], tuple(map(visible, c.sentences)), tuple(map(visible, c.limits)), found,
-                  visible(c.power))
+    found = tuple(
+        Found(words(f.kind or f.name), visible(f.says), f.flag, tuple(_evidence(f.evidence))) for f in c.findings
+    )
+    return Answer(
+        c.label,
+        LABELS[c.label],
+        tuple(map(visible, c.sentences)),
+        tuple(map(visible, c.limits)),
+        found,
+        visible(c.power),
+    )
 
 
 def _evidence(values: Mapping[str, Any]) -> Iterator[Fact]:

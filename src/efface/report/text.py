@@ -9,16 +9,28 @@ LONGEST = 1200
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 JOINERS = "\u200c\u200d"  # needed to write Persian, Hindi and many emoji
 ROLE_TITLES = {"target": "Before", "unlearned": "After", "reference": "Never saw it", "base": "Base model"}
-ROLE_NOTES = {"target": "target model", "unlearned": "unlearned model", "reference": "reference model",
-              "base": "before any fine-tuning"}
+ROLE_NOTES = {
+    "target": "target model",
+    "unlearned": "unlearned model",
+    "reference": "reference model",
+    "base": "before any fine-tuning",
+}
 SET_TITLES = {
-    "forget": "Forget set", "retain": "Retain set", "neighbour": "Neighbours", "holdout": "Holdout set",
-    "world_facts": "World facts", "real_authors": "Real authors", "forget_test": "Forgotten class, test images",
+    "forget": "Forget set",
+    "retain": "Retain set",
+    "neighbour": "Neighbours",
+    "holdout": "Holdout set",
+    "world_facts": "World facts",
+    "real_authors": "Real authors",
+    "forget_test": "Forgotten class, test images",
     "test": "Test set",
 }
 SET_NOTES = {
-    "forget": "what was to go", "retain": "what was to stay", "neighbour": "not to be forgotten, but close in meaning",
-    "holdout": "the same kind of rows, never trained on", "world_facts": "general knowledge",
+    "forget": "what was to go",
+    "retain": "what was to stay",
+    "neighbour": "not to be forgotten, but close in meaning",
+    "holdout": "the same kind of rows, never trained on",
+    "world_facts": "general knowledge",
     "real_authors": "general knowledge about real people",
 }
 

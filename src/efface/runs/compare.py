@@ -86,20 +86,26 @@ def compare(runs: Sequence[Path | str | LoadedRun], *, seed: int = 0, resamples:
     """
     loaded = [run if isinstance(run, LoadedRun) else load_run(run) for run in runs]
     if len(loaded) < 2:
-        raise RecordError("compare.needs-two", f"{len(loaded)} run given; comparing takes two or more.",
-                          "name another run.")
+        raise RecordError(
+            "compare.needs-two", f"{len(loaded)} run given; comparing takes two or more.", "name another run."
+        )
     scores = [_scores_of(run) for run in loaded]
     general = _general_problem(loaded, scores)
     lines = tuple(_score_line(loaded, scores, key, general, seed, resamples) for key in _keys(scores))
     attacks = tuple(_attack_line(loaded, key, general) for key in _attack_keys(loaded))
-    return Comparison(tuple(_head(run, s) for run, s in zip(loaded, scores, strict=True)), lines, attacks,
-                      tuple(_notes(loaded, general)))
+    return Comparison(
+        tuple(_head(run, s) for run, s in zip(loaded, scores, strict=True)),
+        lines,
+        attacks,
+        tuple(_notes(loaded, general)),
+    )
 
 
 def _scores_of(run: LoadedRun) -> Scores:
     if run.scores is None:
-        raise RecordError("compare.no-scores", f"{run.path} has no scores: its audit did not finish.",
-                          "run the same command again.")
+        raise RecordError(
+            "compare.no-scores", f"{run.path} has no scores: its audit did not finish.", "run the same command again."
+        )
     return run.scores
 
 
@@ -107,8 +113,16 @@ def _head(run: LoadedRun, scores: Scores) -> Head:
     spec = run.spec
     label = run.conclusion.label if run.conclusion else ""
     method = run.training.method if run.training else ""
-    return Head(run.name, method or "audit", str(_at(spec, "model", "name")), scores.suite, scores.suite_version,
-                spec.get("seed"), label, run.complete)
+    return Head(
+        run.name,
+        method or "audit",
+        str(_at(spec, "model", "name")),
+        scores.suite,
+        scores.suite_version,
+        spec.get("seed"),
+        label,
+        run.complete,
+    )
 
 
 def _at(values: Any, *path: str) -> Any:
@@ -143,8 +157,9 @@ def _keys(scores: Sequence[Scores]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((row.name, row.rows) for s in scores for row in s.scores if row.role == ROLE))
 
 
-def _score_line(runs: Sequence[LoadedRun], scores: Sequence[Scores], key: tuple[str, str], general: str, seed: int,
-                resamples: int) -> Line:
+def _score_line(
+    runs: Sequence[LoadedRun], scores: Sequence[Scores], key: tuple[str, str], general: str, seed: int, resamples: int
+) -> Line:
     name, rows = key
     found = [next((r for r in s.scores if (r.role, r.name, r.rows) == (ROLE, *key)), None) for s in scores]
     there = [row for row in found if row is not None]
@@ -183,8 +198,9 @@ def _attack_keys(runs: Sequence[LoadedRun]) -> list[tuple[str, str, str]]:
 def _attack_line(runs: Sequence[LoadedRun], key: tuple[str, str, str], general: str) -> Line:
     """Excess over the reference under the same attack: lower is better, and 0 is what the reference shows."""
     curves = [next((c for c in run.curves if (c.attack, c.metric, c.rows) == key), None) for run in runs]
-    budgets = {tuple(tuple(sorted(p.budget.items())) for p in c.points if p.role == ROLE)
-               for c in curves if c and c.points}
+    budgets = {
+        tuple(tuple(sorted(p.budget.items())) for p in c.points if p.role == ROLE) for c in curves if c and c.points
+    }
     problem = general or ("the budgets differ" if len(budgets) > 1 else "")
     attack, metric, rows = key
     cells = tuple(_excess_cell(c) for c in curves)

@@ -14,7 +14,7 @@ LINE_LIMIT = 4 * 2**20
 
 def parse_events(data: bytes, where: str) -> Iterator[dict[str, Any]]:
     """Events of an ``events.jsonl``; a last line without its end was cut short by a kill and is left out."""
-    for number, line in enumerate(data[:data.rfind(b"\n") + 1].splitlines(), 1):
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
         event = parse_line(line, f"{where}, line {number}")
         if isinstance(event, dict):
             yield event
@@ -22,8 +22,11 @@ def parse_events(data: bytes, where: str) -> Iterator[dict[str, Any]]:
 
 def step_history(events: Iterable[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
     """Step events of ``stage`` by step; of a step that was taken twice (a kill lies between) the later one."""
-    steps = {e["step"]: e for e in events if e.get("event") == "step" and e.get("stage") == stage
-             and isinstance(e.get("step"), int)}
+    steps = {
+        e["step"]: e
+        for e in events
+        if e.get("event") == "step" and e.get("stage") == stage and isinstance(e.get("step"), int)
+    }
     return [steps[number] for number in sorted(steps)]
 
 
@@ -41,7 +44,7 @@ def finished_stages(events: Iterator[dict[str, Any]]) -> dict[str, dict[str, Any
 def without(done: dict[str, dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
     """``done`` up to, and without, the stage ``name``."""
     names = list(done)
-    return {n: done[n] for n in names[:names.index(name)]} if name in done else done
+    return {n: done[n] for n in names[: names.index(name)]} if name in done else done
 
 
 def parse_line(line: bytes, where: str) -> Any:

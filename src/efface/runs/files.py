@@ -41,8 +41,11 @@ def writing(place: Path) -> Iterator[None]:
         if is_disk_full(error):
             near = next(p for p in (place, *place.absolute().parents) if p.exists())
             raise disk_full(near / place.name, fix=FREE_SPACE) from error
-        raise RunFailed("disk.unwritable", f"{place} cannot be written: {error.strerror or error}.",
-                        "check the folder's permissions, or choose another one with `out`.") from error
+        raise RunFailed(
+            "disk.unwritable",
+            f"{place} cannot be written: {error.strerror or error}.",
+            "check the folder's permissions, or choose another one with `out`.",
+        ) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -107,11 +110,11 @@ def sync(path: Path) -> None:
 def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
     """Strict JSON from a regular file of at most ``limit`` bytes; anything else is "record.bad-file"."""
     if path.is_symlink() or not path.is_file():
-        raise RecordError("record.missing-file", f"There is no file {path}.",
-                          "the run is not complete, or files of it are missing.")
+        raise RecordError(
+            "record.missing-file", f"There is no file {path}.", "the run is not complete, or files of it are missing."
+        )
     if (size := path.stat().st_size) > limit:
-        raise RecordError("record.too-large", f"{path} has {size} bytes; at most {limit} are read.",
-                          NOT_OURS)
+        raise RecordError("record.too-large", f"{path} has {size} bytes; at most {limit} are read.", NOT_OURS)
     return loads(path.read_bytes(), str(path))
 
 
@@ -120,8 +123,9 @@ def loads(data: bytes, where: str) -> Any:
     try:
         return json.loads(data.decode("utf-8"), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise RecordError("record.bad-file", f"{where} is not strict JSON: {str(error).splitlines()[0][:200]}.",
-                          NOT_OURS) from None
+        raise RecordError(
+            "record.bad-file", f"{where} is not strict JSON: {str(error).splitlines()[0][:200]}.", NOT_OURS
+        ) from None
 
 
 def _refuse(constant: str) -> Any:

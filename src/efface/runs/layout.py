@@ -70,8 +70,10 @@ class RunDir:
                 except FileExistsError:
                     continue
         run = cls(path)
-        write_json(run.status, {"schema": 1, "state": "running", "stage": "", "error": None,
-                                "spec_hash": spec_hash, "started": now()})
+        write_json(
+            run.status,
+            {"schema": 1, "state": "running", "stage": "", "error": None, "spec_hash": spec_hash, "started": now()},
+        )
         return run
 
     @classmethod
@@ -111,12 +113,18 @@ def inside(root: Path, name: str) -> Path:
     """The path of ``name`` (``a/b.json``) below ``root``. A name that leads out of it is refused: "record.bad-name"."""
     pieces = name.split("/")
     if not name or any(p in ("", ".", "..") for p in pieces) or re.search(FORBIDDEN, name):
-        raise RecordError("record.bad-name", f"{name!r} in the record of {root} is not the name of a file of that run.",
-                          "do not trust this record; ask for it again from where it came.")
+        raise RecordError(
+            "record.bad-name",
+            f"{name!r} in the record of {root} is not the name of a file of that run.",
+            "do not trust this record; ask for it again from where it came.",
+        )
     path = root
     for piece in pieces:
         path = path / piece
         if path.is_symlink():
-            raise RecordError("record.link", f"{name!r} in {root} is, or lies behind, a symbolic link.",
-                              "do not trust this record; a run directory holds no links.")
+            raise RecordError(
+                "record.link",
+                f"{name!r} in {root} is, or lies behind, a symbolic link.",
+                "do not trust this record; a run directory holds no links.",
+            )
     return path

@@ -83,18 +83,29 @@ def load_run(path: Path | str) -> LoadedRun:
     """
     run = RunDir(Path(path))
     if not run.status.is_file():
-        raise RecordError("record.missing", f"{run.path} is not a run directory (it has no status.json).",
-                          "check the path.")
+        raise RecordError(
+            "record.missing", f"{run.path} is not a run directory (it has no status.json).", "check the path."
+        )
     manifest = _optional(Manifest, run.manifest)
     for name in manifest.files if manifest else ():
         inside(run.path, name)
     spec = _spec(run.spec)
     origins = {str(k): str(v) for k, v in _mapping(spec.get("origins")).items()}
     request = _mapping(read_json(run.request) if _there(run.request) else {})
-    return LoadedRun(run, read(Status, run.status), _mapping(spec.get("spec")), origins, str(spec.get("hash", "")),
-                     request, _optional(Provenance, run.provenance), _optional(Training, run.training),
-                     _optional(Scores, run.scores), _optional(Conclusion, run.conclusion), tuple(_curves(run.attacks)),
-                     manifest)
+    return LoadedRun(
+        run,
+        read(Status, run.status),
+        _mapping(spec.get("spec")),
+        origins,
+        str(spec.get("hash", "")),
+        request,
+        _optional(Provenance, run.provenance),
+        _optional(Training, run.training),
+        _optional(Scores, run.scores),
+        _optional(Conclusion, run.conclusion),
+        tuple(_curves(run.attacks)),
+        manifest,
+    )
 
 
 def _curves(folder: Path) -> Iterator[Curve]:
@@ -112,8 +123,9 @@ def _optional(model: Any, path: Path) -> Any:
 
 def _there(path: Path) -> bool:
     if path.is_symlink():
-        raise RecordError("record.link", f"{path} is a symbolic link.",
-                          "do not trust this record; a run directory holds no links.")
+        raise RecordError(
+            "record.link", f"{path} is a symbolic link.", "do not trust this record; a run directory holds no links."
+        )
     return path.is_file()
 
 

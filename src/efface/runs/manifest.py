@@ -80,8 +80,11 @@ def require_intact(folder: Path | RunDir) -> None:
     if first.kind == "incomplete":
         raise RecordError("record.incomplete", f"{root} is not complete: {first.what}.", "run the same command again.")
     more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
-    raise RecordError("record.changed", f"{root / first.file} is not as the run left it: {first.what}{more}.",
-                      "get the run again from where it came; `efface verify` lists every file.")
+    raise RecordError(
+        "record.changed",
+        f"{root / first.file} is not as the run left it: {first.what}{more}.",
+        "get the run again from where it came; `efface verify` lists every file.",
+    )
 
 
 def count(folder: Path | RunDir) -> int:

@@ -47,8 +47,11 @@ def row_values(run: LoadedRun, role: str, rows: str, name: str) -> Values | None
 
 def paired(a: Values, b: Values, *, seed: int = 0, resamples: int = 1000) -> Difference | None:
     """b - a, row by row. None when no row is scored under both."""
-    gaps = {row: b.values[row] - value for row, value in a.values.items()  # type: ignore[operator]
-            if _number(value) and _number(b.values.get(row))}
+    gaps = {
+        row: b.values[row] - value
+        for row, value in a.values.items()  # type: ignore[operator]
+        if _number(value) and _number(b.values.get(row))
+    }
     if not gaps:
         return None
     groups: dict[str, list[float]] = {}

@@ -11,16 +11,37 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "numpy", "scipy",
-            "scikit-learn", "pyarrow", "gguf", "pydantic", "rouge-score", "jinja2", "pyyaml", "datasets",
-            "huggingface-hub")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "peft",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pyarrow",
+    "gguf",
+    "pydantic",
+    "rouge-score",
+    "jinja2",
+    "pyyaml",
+    "datasets",
+    "huggingface-hub",
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG")
 MIB = 2**20
 
 
-def collect(*, seeds: Mapping[str, Any], models: Mapping[str, Any] | None = None,
-            fingerprints: Mapping[str, str] | None = None, data: Mapping[str, Any] | None = None,
-            command: str = "") -> dict[str, Any]:
+def collect(
+    *,
+    seeds: Mapping[str, Any],
+    models: Mapping[str, Any] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
+    data: Mapping[str, Any] | None = None,
+    command: str = "",
+) -> dict[str, Any]:
     """Everything that ``provenance.json`` holds.
 
     ``models``: by role, where each came from and what made it. ``fingerprints``: weight hash by role. ``data``: name
@@ -29,10 +50,22 @@ def collect(*, seeds: Mapping[str, Any], models: Mapping[str, Any] | None = None
     """
     from efface import __version__
 
-    return {"schema": 1, "efface": __version__, "python": platform.python_version(), "platform": platform.platform(),
-            "packages": packages(), "git": git_state(Path(__file__).parents[1]), "seeds": dict(seeds),
-            "models": _without_paths(models or {}), "fingerprints": dict(fingerprints or {}), "data": dict(data or {}),
-            "hardware": hardware(), "threads": threads(), "memory": peak_memory(), "command": command}
+    return {
+        "schema": 1,
+        "efface": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages(),
+        "git": git_state(Path(__file__).parents[1]),
+        "seeds": dict(seeds),
+        "models": _without_paths(models or {}),
+        "fingerprints": dict(fingerprints or {}),
+        "data": dict(data or {}),
+        "hardware": hardware(),
+        "threads": threads(),
+        "memory": peak_memory(),
+        "command": command,
+    }
 
 
 def _without_paths(value: Any) -> Any:

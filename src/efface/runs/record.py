@@ -41,8 +41,9 @@ class RunRecord:
     def __init__(self, run: RunDir | Path) -> None:
         self.run = run if isinstance(run, RunDir) else RunDir(Path(run))
         if self.run.manifest.exists():
-            raise RecordError("record.complete", f"{self.run.path} is complete; nothing is added to it.",
-                              "start a new run.")
+            raise RecordError(
+                "record.complete", f"{self.run.path} is complete; nothing is added to it.", "start a new run."
+            )
         self._open()
         self._stage, self._cpu = "", {}
         self._done = finished_stages(self._events())
@@ -155,15 +156,16 @@ class RunRecord:
                 return self._drop_torn_line()
             time.sleep(0.05)
         self._file.close()
-        raise RecordError("record.busy", f"Another process is writing {self.run.path}.",
-                          "wait until it is done, or end it.")
+        raise RecordError(
+            "record.busy", f"Another process is writing {self.run.path}.", "wait until it is done, or end it."
+        )
 
     def _append(self, line: bytes) -> None:
         """The whole line or nothing: half a line would be glued to the next one."""
         size = self._file.seek(0, os.SEEK_END)
         try:
             while line:
-                line = line[self._file.write(line):]
+                line = line[self._file.write(line) :]
         except OSError:
             self._file.truncate(size)
             raise
@@ -186,8 +188,9 @@ class RunRecord:
     def _flush(path: Path) -> None:
         """Outputs reach the disk before their marker does."""
         if not path.exists():
-            raise RecordError("record.no-output", f"A stage ended without writing {path}.",
-                              "this is a defect; please report it.")
+            raise RecordError(
+                "record.no-output", f"A stage ended without writing {path}.", "this is a defect; please report it."
+            )
         for place in [*path.rglob("*"), path] if path.is_dir() else [path, path.parent]:
             sync(place)
 

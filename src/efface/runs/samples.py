@@ -23,8 +23,9 @@ HIDDEN = ("entity", "prompt", "gold", "output")
 KEY_BYTES = 32
 
 
-def write_sample_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, keep_text: bool,
-                      key: bytes | None = None) -> None:
+def write_sample_rows(
+    path: Path, rows: Iterable[Mapping[str, Any]], *, keep_text: bool, key: bytes | None = None
+) -> None:
     """Write ``samples/<role>.jsonl`` from rows {row, entity, set, prompt, gold, output, scores, problem}.
 
     Without ``keep_text``, entity, prompt, gold and output of every row whose set starts with ``forget`` or ``holdout``
@@ -58,8 +59,11 @@ def sample_key(folder: Path | None = None) -> bytes:
                 _make(path)
         key = path.read_bytes()
     if len(key) != KEY_BYTES:
-        raise RecordError("record.bad-key", f"{path} has {len(key)} bytes, not {KEY_BYTES}.",
-                          "delete it; hashes of older runs can then no longer be matched to texts.")
+        raise RecordError(
+            "record.bad-key",
+            f"{path} has {len(key)} bytes, not {KEY_BYTES}.",
+            "delete it; hashes of older runs can then no longer be matched to texts.",
+        )
     return key
 
 

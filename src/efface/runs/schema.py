@@ -89,16 +89,17 @@ def check(model: type[T], data: Any, where: str) -> T:
     """``data`` as ``model``. Raises ``RecordError`` "record.unknown-schema" or "record.bad-file", naming ``where``."""
     number = data.get("schema", SCHEMA) if isinstance(data, dict) else SCHEMA
     if issubclass(model, File) and number != SCHEMA:
-        raise RecordError("record.unknown-schema",
-                          f"{where} has schema {str(number)[:40]}; this version reads {SCHEMA}.",
-                          "read it with the version of Efface that wrote it.")
+        raise RecordError(
+            "record.unknown-schema",
+            f"{where} has schema {str(number)[:40]}; this version reads {SCHEMA}.",
+            "read it with the version of Efface that wrote it.",
+        )
     try:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(piece)[:40] for piece in first["loc"])
-        raise RecordError("record.bad-file", f"{where}: {place or 'the file'}: {first['msg']}.",
-                          NOT_OURS) from None
+        raise RecordError("record.bad-file", f"{where}: {place or 'the file'}: {first['msg']}.", NOT_OURS) from None
 
 
 def read(model: type[T], path: Path) -> T:

@@ -27,9 +27,13 @@ class Suite(Settings):
     version: int = setting(1, "raised whenever numbers would change")
     modality: str = setting("text", "text or image")
     about: str = setting("", "one line")
-    metrics: dict[str, list[str]] = setting(..., "metrics by evaluation set; the set `all` holds metrics that name their own sets")
+    metrics: dict[str, list[str]] = setting(
+        ..., "metrics by evaluation set; the set `all` holds metrics that name their own sets"
+    )
     attacks: list[AttackEntry] = setting([], "attacks, cheapest information first")
-    attack_metrics: list[str] = setting(["probability"], "metrics measured along every recovery curve; the first is the headline")
+    attack_metrics: list[str] = setting(
+        ["probability"], "metrics measured along every recovery curve; the first is the headline"
+    )
     max_new_tokens: int = setting(64, "longest greedy answer, in tokens", ge=1)
 
 
@@ -52,5 +56,9 @@ def load(name: str) -> Suite:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SpecError("suite.bad-yaml", f"Suite {name} is not readable YAML: {str(error).splitlines()[0]}.", "fix the line named above.") from None
+        raise SpecError(
+            "suite.bad-yaml",
+            f"Suite {name} is not readable YAML: {str(error).splitlines()[0]}.",
+            "fix the line named above.",
+        ) from None
     return parse(Suite, values, "suite")

@@ -15,7 +15,6 @@ from typing import Any
 
 from efface.attacks.base import ATTACKS, AttackContext
 from efface.data.rows import ImageRow, Row
-from efface.engine.settings import TrainSettings
 from efface.errors import NeedsError
 from efface.methods.base import METHODS, Context, Method
 from efface.models.base import ModelAdapter
@@ -29,14 +28,34 @@ def families(name: str) -> tuple[str, ...]:
     return METHODS.get(name).families
 
 
-def prepared(name: str, bench: Bench, *, steps: int = STEPS, forget: Sequence[Any] | None = None, **train: Any) -> tuple[Method, Context]:
+def prepared(
+    name: str, bench: Bench, *, steps: int = STEPS, forget: Sequence[Any] | None = None, **train: Any
+) -> tuple[Method, Context]:
     """A method with its recipe's settings and a context on a fresh copy of the bench's target."""
     from efface.spec import resolve
 
-    spec = resolve(("battery", {"model": {"name": bench.spec.model.name}, "data": {"benchmark": bench.spec.data.benchmark}, "method": {"name": name}})).spec
-    settings = spec.train.model_copy(update={"steps": steps, "batch_size": 8, "warmup": 0.0, "schedule": "constant", **train})
+    spec = resolve(
+        (
+            "battery",
+            {
+                "model": {"name": bench.spec.model.name},
+                "data": {"benchmark": bench.spec.data.benchmark},
+                "method": {"name": name},
+            },
+        )
+    ).spec
+    settings = spec.train.model_copy(
+        update={"steps": steps, "batch_size": 8, "warmup": 0.0, "schedule": "constant", **train}
+    )
     chosen = list(bench.data.train["forget"])[:24] if forget is None else list(forget)
-    context = Context(bench.model("target"), chosen, list(bench.data.train["retain"])[:48], settings, seed=3, base=lambda: bench.model("base"))
+    context = Context(
+        bench.model("target"),
+        chosen,
+        list(bench.data.train["retain"])[:48],
+        settings,
+        seed=3,
+        base=lambda: bench.model("base"),
+    )
     return METHODS.get(name)(**spec.method.settings), context
 
 
@@ -73,7 +92,9 @@ def check_refuses_missing_inputs(name: str, bench: Bench) -> None:
         try:
             method.apply(case)
         except NeedsError as error:
-            assert name in error.cause and error.fix, f"{name}: refusal does not name the method or gives no fix: {error}"
+            assert name in error.cause and error.fix, (
+                f"{name}: refusal does not name the method or gives no fix: {error}"
+            )
         else:
             raise AssertionError(f"{name}: accepted a context without what it needs")
 
@@ -81,7 +102,9 @@ def check_refuses_missing_inputs(name: str, bench: Bench) -> None:
 def check_finite(name: str, bench: Bench) -> None:
     """Weights are finite after three steps."""
     adapter = run(name, bench, steps=3)
-    assert all(bool(p.isfinite().all()) for p in adapter.module.parameters()), f"{name}: non-finite weights after three steps"
+    assert all(bool(p.isfinite().all()) for p in adapter.module.parameters()), (
+        f"{name}: non-finite weights after three steps"
+    )
 
 
 def check_moves_forget(name: str, bench: Bench) -> None:
@@ -91,14 +114,18 @@ def check_moves_forget(name: str, bench: Bench) -> None:
     method.apply(context)
     after = mean_log_prob(context.adapter, context.forget)
     assert math.isfinite(after), f"{name}: forget likelihood is not finite"
-    assert method.moves != "down" or after < before - 1e-3, f"{name}: forget log-prob went from {before:.4f} to {after:.4f}, declared down"
+    assert method.moves != "down" or after < before - 1e-3, (
+        f"{name}: forget log-prob went from {before:.4f} to {after:.4f}, declared down"
+    )
 
 
 def check_reads_labels(name: str, bench: Bench) -> None:
     """Other answers to the same questions give another model (except where forget rows are not read at all)."""
     rows = list(bench.data.train["forget"])[:24]
     plain, other = run(name, bench, forget=rows), run(name, bench, forget=shuffled(rows))
-    assert METHODS.get(name).family_tag == "reference" or digest(plain) != digest(other), f"{name}: shuffled answers change nothing"
+    assert METHODS.get(name).family_tag == "reference" or digest(plain) != digest(other), (
+        f"{name}: shuffled answers change nothing"
+    )
 
 
 def check_batch_invariance(name: str, bench: Bench) -> None:
@@ -127,14 +154,23 @@ def check_artifact(name: str, bench: Bench) -> None:
     with tempfile.TemporaryDirectory() as place:
         artifact.save(Path(place))
         loaded = Artifact.load(Path(place))
-    assert outputs(loaded.attach(target), rows) == outputs(context.adapter, rows), f"{name}: outputs change through save and load"
+    assert outputs(loaded.attach(target), rows) == outputs(context.adapter, rows), (
+        f"{name}: outputs change through save and load"
+    )
     assert outputs(loaded.attach(target, 0.0), rows) == outputs(target, rows), f"{name}: strength 0 is not the target"
     assert digest(target) == before, f"{name}: attaching changed the target"
 
 
 METHOD_CHECKS: list[Callable[[str, Bench], None]] = [
-    check_default_construction, check_refuses_missing_inputs, check_finite, check_moves_forget, check_reads_labels,
-    check_batch_invariance, check_same_seed_same_bits, check_artifact]
+    check_default_construction,
+    check_refuses_missing_inputs,
+    check_finite,
+    check_moves_forget,
+    check_reads_labels,
+    check_batch_invariance,
+    check_same_seed_same_bits,
+    check_artifact,
+]
 
 
 def check_attack(name: str, bench: Bench) -> None:
@@ -147,7 +183,13 @@ def check_attack(name: str, bench: Bench) -> None:
     target = bench.model("target")
     before, seen = digest(target), []
     for _ in range(2):
-        context = AttackContext(target.clone(), bench.data, seed=5, original=lambda: bench.model("target"), built_with=bench.spec.target.train)
+        context = AttackContext(
+            target.clone(),
+            bench.data,
+            seed=5,
+            original=lambda: bench.model("target"),
+            built_with=bench.spec.target.train,
+        )
         rows = attack.measured(bench.data)
         trail = []
         for point in attack.points(context):

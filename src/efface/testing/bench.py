@@ -13,11 +13,20 @@ from efface.spec import RunSpec, resolve
 
 TEXT = {
     "model": {"name": "tiny", "tiny": {"width": 64, "layers": 2, "ff": 128, "heads": 2}},
-    "data": {"benchmark": "people", "settings": {"people": 8, "forget": 2, "holdout": 2, "world_facts": True, "everyday": False}},
-    "target": {"train": {"lr": 6e-3, "epochs": 22, "batch_size": 24}}, "reference": {"train": {"lr": 6e-3, "epochs": 22, "batch_size": 24}},
+    "data": {
+        "benchmark": "people",
+        "settings": {"people": 8, "forget": 2, "holdout": 2, "world_facts": True, "everyday": False},
+    },
+    "target": {"train": {"lr": 6e-3, "epochs": 22, "batch_size": 24}},
+    "reference": {"train": {"lr": 6e-3, "epochs": 22, "batch_size": 24}},
 }
-IMAGE = {"model": {"name": "cnn"}, "data": {"benchmark": "digits", "settings": {}}, "audit": {"suite": "digits"},
-         "target": {"train": {"epochs": 6}}, "reference": {"train": {"epochs": 6}}}
+IMAGE = {
+    "model": {"name": "cnn"},
+    "data": {"benchmark": "digits", "settings": {}},
+    "audit": {"suite": "digits"},
+    "target": {"train": {"epochs": 6}},
+    "reference": {"train": {"epochs": 6}},
+}
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from efface.passes.tables import GENERATIONS, GRADIENTS, HIDDEN, TOKENS, WEIGHTS
 LISTS = (list, tuple, np.ndarray)
 
 
-def hand_tables(sets: Mapping[str, Any], *, rows: str = "forget", subject: str = "unlearned", seed: int = 0,
-                resamples: int = 200) -> Tables:
+def hand_tables(
+    sets: Mapping[str, Any], *, rows: str = "forget", subject: str = "unlearned", seed: int = 0, resamples: int = 200
+) -> Tables:
     """Tables of one subject and, if wanted, of other roles.
 
     ``sets`` maps ``"<evaluation set>"`` (the subject's) or ``"<role>/<evaluation set>"`` to a dictionary of
@@ -61,8 +62,12 @@ def _table(content: Any, need: Need, name: str) -> Any:
         raise NotComputed(f"the {name} rows carry no {column}")
     if need.kind == "gradient":
         norms = [float(n) for n in content[column]]
-        return _rows(content, {"norm": norms, "problem": ["" if np.isfinite(n) else "no gradient" for n in norms]},
-                     GRADIENTS, need)
+        return _rows(
+            content,
+            {"norm": norms, "problem": ["" if np.isfinite(n) else "no gradient" for n in norms]},
+            GRADIENTS,
+            need,
+        )
     if column.startswith("wrong"):
         return [[np.asarray(lp, dtype=np.float64) for lp in row] for row in content[column]]
     given = content[column] if isinstance(content[column], Mapping) else {"lp": content[column]}
@@ -76,17 +81,26 @@ def _rows(content: Mapping[str, Any], columns: dict[str, Any], schema: pa.Schema
     blank = {"lp": 0.0, "hit": False, "rank": 0, "mu": 0.0, "sigma": 1.0}
     for name, value in blank.items():
         columns.setdefault(name, [[value] * len(item) for item in lists])
-    columns |= {"row": _names(content, count), "entity": list(content.get("entities", [""] * count)),
-                "prompt": [need.prompt] * count, "variant": [*need.variants, ""][:1] * count}
+    columns |= {
+        "row": _names(content, count),
+        "entity": list(content.get("entities", [""] * count)),
+        "prompt": [need.prompt] * count,
+        "variant": [*need.variants, ""][:1] * count,
+    }
     for name, value in {"eos": False, "text": "", "gold": "", "sample": 0, "finish": "stop", "problem": ""}.items():
         given = columns.get(name, value)
         columns[name] = list(given) if isinstance(given, LISTS) else [given] * count
     columns.setdefault("ids", [[]] * count)
     if wrong := [name for name in schema.names if len(columns[name]) != count]:
-        raise SpecError("tables.lengths", f"hand-made table: {', '.join(wrong)} should have {count} entries.",
-                        "give every column one entry per row.")
-    return pa.table({name: pa.array([_plain(v) for v in columns[name]], schema.field(name).type)
-                     for name in schema.names}, schema=schema)
+        raise SpecError(
+            "tables.lengths",
+            f"hand-made table: {', '.join(wrong)} should have {count} entries.",
+            "give every column one entry per row.",
+        )
+    return pa.table(
+        {name: pa.array([_plain(v) for v in columns[name]], schema.field(name).type) for name in schema.names},
+        schema=schema,
+    )
 
 
 def _hidden(content: Mapping[str, Any], need: Need, name: str) -> Any:
@@ -99,9 +113,14 @@ def _hidden(content: Mapping[str, Any], need: Need, name: str) -> Any:
     layer = layers[layer] if layer < 0 else layer
     vectors = np.asarray(content["hidden"][layer], dtype=np.float32)
     count = len(vectors)
-    columns = {"row": _names(content, count), "entity": list(content.get("entities", [""] * count)),
-               "layer": [layer] * count, "pooling": [need.pooling] * count,
-               "vector": [v.tolist() for v in vectors], "problem": [""] * count}
+    columns = {
+        "row": _names(content, count),
+        "entity": list(content.get("entities", [""] * count)),
+        "layer": [layer] * count,
+        "pooling": [need.pooling] * count,
+        "vector": [v.tolist() for v in vectors],
+        "problem": [""] * count,
+    }
     return pa.table(columns, schema=HIDDEN)
 
 

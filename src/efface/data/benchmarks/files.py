@@ -18,8 +18,10 @@ CARD = Card(
     title="Your own files",
     source="the user",
     summary="Rows to forget, to keep, never trained on and close by, from JSON lines, JSON, CSV or Parquet.",
-    fooled_by=("a holdout set that differs in kind from the forget set makes membership tests meaningless",
-               "a retain file that is not what the model was trained on does not protect what it was trained on"),
+    fooled_by=(
+        "a holdout set that differs in kind from the forget set makes membership tests meaningless",
+        "a retain file that is not what the model was trained on does not protect what it was trained on",
+    ),
 )
 
 
@@ -43,8 +45,10 @@ class Files(Benchmark):
         if not chosen.forget:
             raise DataError("data.no-forget-file", "no file says what to forget.", "set `forget` to a data file.")
         paths = {role: getattr(chosen, role) for role in ROLES if getattr(chosen, role)}
-        rows = {role: read_rows(path, format=chosen.format, fields=chosen.fields, strict=chosen.strict)
-                for role, path in paths.items()}
+        rows = {
+            role: read_rows(path, format=chosen.format, fields=chosen.fields, strict=chosen.strict)
+            for role, path in paths.items()
+        }
         return assemble(rows, paths)
 
 
@@ -61,8 +65,11 @@ def assemble(rows: Mapping[str, tuple[Row, ...]], names: Mapping[str, str], name
         if "retain" not in rows:
             gone = {content_key(row) for row in rows["forget"]}
             retain, how = tuple(row for row in rows["data"] if content_key(row) not in gone), "data without forget"
-    sets = {role: found for role in ("forget", "retain", "holdout", "neighbour")
-            if (found := retain if role == "retain" else rows.get(role, ()))}
+    sets = {
+        role: found
+        for role in ("forget", "retain", "holdout", "neighbour")
+        if (found := retain if role == "retain" else rows.get(role, ()))
+    }
     check_ids_agree({names[role]: found for role, found in sets.items()})
     train = {"forget": training_rows(rows["forget"], names["forget"]), "retain": training_rows(retain, names["retain"])}
     facts: dict[str, Any] = {"retain": how, "rows": {role: len(found) for role, found in sets.items()}}

@@ -26,8 +26,13 @@ CARD = Card(
 )
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {},
-    "tiny": {"people": 20, "forget": 4, "world_facts": False, "everyday": False,
-             "facts": ("born_in", "works_at", "studied_at", "profession", "birth_year")},
+    "tiny": {
+        "people": 20,
+        "forget": 4,
+        "world_facts": False,
+        "everyday": False,
+        "facts": ("born_in", "works_at", "studied_at", "profession", "birth_year"),
+    },
     "bench_k": {"people": 120, "forget": 6, "two_hop": "stored", "world_facts": False, "everyday": False},
 }
 """demo: for a pretrained model (252 training rows); tiny: trained on the spot (300); bench_k: the whole (3,924)."""
@@ -50,14 +55,22 @@ class People(Benchmark):
         holdout: int | None = setting(None, "never-trained people (none: as many as forgotten)", ge=0, le=MAX_HOLDOUT)
         facts: tuple[str, ...] = setting(
             ("born_in", "works_at", "studied_at", "spouse", "profession", "birth_year", "alias"),
-            f"relations that are trained, of: {', '.join(KNOWN)}", min_length=1)
+            f"relations that are trained, of: {', '.join(KNOWN)}",
+            min_length=1,
+        )
         two_hop: Literal["none", "stored", "composed"] = setting(
-            "none", "two-hop questions; stored: trained like any fact; composed: trained for kept people only "
-            "(both also train where cities and companies are)", source="evaluation sheet 0")
+            "none",
+            "two-hop questions; stored: trained like any fact; composed: trained for kept people only "
+            "(both also train where cities and companies are)",
+            source="evaluation sheet 0",
+        )
         passages: bool = setting(False, "also train 60 words of prose per person", source="evaluation sheet 5")
         world_facts: bool = setting(True, "evaluate real-world questions (for pretrained models)")
-        everyday: bool = setting(True, "also train thirty ordinary questions, so that a pretrained model keeps answering them",
-                                 source="measured: without them SmolLM2 answers 0 of 20 world facts after learning the people")
+        everyday: bool = setting(
+            True,
+            "also train thirty ordinary questions, so that a pretrained model keeps answering them",
+            source="measured: without them SmolLM2 answers 0 of 20 world facts after learning the people",
+        )
         eval_rows: int = setting(120, "most rows of a retain or neighbour evaluation set, evenly spread", ge=1)
         seed: int = setting(0, "seed of the world")
 
@@ -65,25 +78,34 @@ class People(Benchmark):
         """The world as a checked bundle; ``Bundle.world`` is the ``World``."""
         chosen, relations = self.settings, self._relations()
         world = build_world(chosen.people, self._holdout(), chosen.seed)
-        forget, retain = world.people[: chosen.forget], world.people[chosen.forget:]
+        forget, retain = world.people[: chosen.forget], world.people[chosen.forget :]
         places = _places(world) if set(relations) & set(PLACE_RELATIONS) else []
         gone, kept = _facts(world, forget, relations), _facts(world, [*retain, *places], relations)
         hops_gone, hops_kept = self._hops(world, forget, ()), self._hops(world, retain, forget)
         near = _near(world, forget, relations)
-        train = {"forget": _train(gone + hops_gone if chosen.two_hop == "stored" else gone),
-                 "retain": _train(kept + hops_kept)}
-        sets = {"forget": _score(world, gone), "retain": self._some(_score(world, kept)),
-                "neighbour": self._some(_score(world, [fact for fact in kept if fact.subject in near])),
-                "holdout": _score(world, _facts(world, world.holdout, relations)),
-                "two_hop": _score(world, hops_gone), "two_hop_retain": self._some(_score(world, hops_kept)),
-                "world_facts": trivia_rows() if chosen.world_facts else ()}
+        train = {
+            "forget": _train(gone + hops_gone if chosen.two_hop == "stored" else gone),
+            "retain": _train(kept + hops_kept),
+        }
+        sets = {
+            "forget": _score(world, gone),
+            "retain": self._some(_score(world, kept)),
+            "neighbour": self._some(_score(world, [fact for fact in kept if fact.subject in near])),
+            "holdout": _score(world, _facts(world, world.holdout, relations)),
+            "two_hop": _score(world, hops_gone),
+            "two_hop_retain": self._some(_score(world, hops_kept)),
+            "world_facts": trivia_rows() if chosen.world_facts else (),
+        }
         if chosen.everyday:
             train["retain"] += everyday_rows()
         if chosen.passages:
             texts = {"forget": _passages(world, forget), "retain": _passages(world, retain)}
             train = {role: rows + texts[role] for role, rows in train.items()}
-            sets |= {"passages_forget": texts["forget"], "passages_retain": self._some(texts["retain"]),
-                     "passages_holdout": _passages(world, world.holdout)}
+            sets |= {
+                "passages_forget": texts["forget"],
+                "passages_retain": self._some(texts["retain"]),
+                "passages_holdout": _passages(world, world.holdout),
+            }
         sets = {name: rows for name, rows in sets.items() if rows}
         bundle = Bundle("people", "text", train, sets, world, self._notes(relations))
         check_bundle(bundle)
@@ -94,27 +116,39 @@ class People(Benchmark):
         chosen = self.settings
         for name in chosen.facts:
             if name not in KNOWN:
-                raise DataError("people.unknown-relation", f"benchmark.facts: there is no relation {name!r}.",
-                                nearest(name, KNOWN))
+                raise DataError(
+                    "people.unknown-relation", f"benchmark.facts: there is no relation {name!r}.", nearest(name, KNOWN)
+                )
         if not set(chosen.facts) & {*PERSON_RELATIONS, *LITERAL_RELATIONS}:
-            raise DataError("people.no-person-facts", "benchmark.facts names no relation of people.",
-                            f"add one of {', '.join((*PERSON_RELATIONS, *LITERAL_RELATIONS))}.")
+            raise DataError(
+                "people.no-person-facts",
+                "benchmark.facts names no relation of people.",
+                f"add one of {', '.join((*PERSON_RELATIONS, *LITERAL_RELATIONS))}.",
+            )
         if chosen.two_hop != "none" and not {"born_in", "works_at"} & set(chosen.facts):
-            raise DataError("people.no-two-hop", "two-hop questions start from born_in or works_at; facts has neither.",
-                            "add one to facts, or set two_hop to none.")
+            raise DataError(
+                "people.no-two-hop",
+                "two-hop questions start from born_in or works_at; facts has neither.",
+                "add one to facts, or set two_hop to none.",
+            )
         names = [r for name in chosen.facts for r in (ALIAS_RELATIONS if name == "alias" else (name,))]
         return tuple(dict.fromkeys([*names, *(PLACE_RELATIONS if chosen.two_hop != "none" else ())]))
 
     def _holdout(self) -> int:
         chosen = self.settings
         if chosen.forget >= chosen.people:
-            raise DataError("people.nothing-left",
-                            f"forget = {chosen.forget} of people = {chosen.people} leaves nobody to keep.",
-                            "forget fewer people.")
+            raise DataError(
+                "people.nothing-left",
+                f"forget = {chosen.forget} of people = {chosen.people} leaves nobody to keep.",
+                "forget fewer people.",
+            )
         count = chosen.forget if chosen.holdout is None else chosen.holdout
         if count > MAX_HOLDOUT:
-            raise DataError("people.holdout-too-large", f"{count} holdout people (as many as are forgotten) are more "
-                            f"than the {MAX_HOLDOUT} that can be made.", "set holdout.")
+            raise DataError(
+                "people.holdout-too-large",
+                f"{count} holdout people (as many as are forgotten) are more than the {MAX_HOLDOUT} that can be made.",
+                "set holdout.",
+            )
         return count
 
     def _hops(self, world: World, names: Iterable[str], forget: Sequence[str]) -> list[Fact]:
@@ -128,11 +162,15 @@ class People(Benchmark):
         return rows if len(rows) <= limit else tuple(rows[i * len(rows) // limit] for i in range(limit))
 
     def _notes(self, relations: Sequence[str]) -> dict[str, Any]:
-        return {**self.settings.model_dump(mode="json"), "relations": list(relations), "wordings": 3,
-                "neighbour": "people who share a city, company or school with a forgotten one or are married to one; "
-                             "places one edge away, where places are trained",
-                "holdout_rule": "same rules as the people to forget; married to single trained people, which only the "
-                                "holdout rows say"}
+        return {
+            **self.settings.model_dump(mode="json"),
+            "relations": list(relations),
+            "wordings": 3,
+            "neighbour": "people who share a city, company or school with a forgotten one or are married to one; "
+            "places one edge away, where places are trained",
+            "holdout_rule": "same rules as the people to forget; married to single trained people, which only the "
+            "holdout rows say",
+        }
 
 
 def _places(world: World) -> list[str]:
@@ -140,8 +178,11 @@ def _places(world: World) -> list[str]:
 
 
 def _near(world: World, forget: Iterable[str], relations: Sequence[str]) -> set[str]:
-    return {name for person in forget
-            for name in world.neighbours(person, relations) | world.related_people(person, relations)}
+    return {
+        name
+        for person in forget
+        for name in world.neighbours(person, relations) | world.related_people(person, relations)
+    }
 
 
 def _facts(world: World, names: Iterable[str], relations: Sequence[str]) -> list[Fact]:

@@ -24,10 +24,15 @@ CARD = Card(
     source="arXiv:2401.06121",
     code="locuslab/tofu",
     summary="Question and answer about invented authors, with paraphrased and wrong answers for scoring.",
-    confirmed=("forget01/05/10 are the last 40/200/400 rows of full, retain99/95/90 the rest, in order",
-               "retain_perturbed covers the first 20 authors", "no perturbed or paraphrased answer is ever trained on"),
-    derived=("entity = row position in full // 20",
-             "without a holdout file, authors that a restricted retain set leaves untrained are the holdout set"),
+    confirmed=(
+        "forget01/05/10 are the last 40/200/400 rows of full, retain99/95/90 the rest, in order",
+        "retain_perturbed covers the first 20 authors",
+        "no perturbed or paraphrased answer is ever trained on",
+    ),
+    derived=(
+        "entity = row position in full // 20",
+        "without a holdout file, authors that a restricted retain set leaves untrained are the holdout set",
+    ),
 )
 
 
@@ -62,7 +67,7 @@ class Tofu(Benchmark):
         sets = {"forget": eval_forget, "retain": tuple(row for row in perturbed if row.id in kept)}
         for name in ("real_authors", "world_facts"):
             sets[name] = _general(name, tables.records(f"{name}_perturbed"))
-        holdout, how = self._holdout(tables, full, everything[len(retain):], perturbed, len(_authors(forget)))
+        holdout, how = self._holdout(tables, full, everything[len(retain) :], perturbed, len(_authors(forget)))
         if holdout:
             sets["holdout"] = holdout
         train = {"forget": training_rows(forget, split), "retain": training_rows(retain, "the retain set")}
@@ -71,8 +76,9 @@ class Tofu(Benchmark):
         check_bundle(bundle)
         return bundle
 
-    def _holdout(self, tables: Published, full: Full, untrained: tuple[Row, ...], perturbed: tuple[Row, ...],
-                 count: int) -> tuple[tuple[Row, ...], str]:
+    def _holdout(
+        self, tables: Published, full: Full, untrained: tuple[Row, ...], perturbed: tuple[Row, ...], count: int
+    ) -> tuple[tuple[Row, ...], str]:
         """Holdout rows and how they were made."""
         name = self.settings.split.replace("forget", "holdout")
         if not self.settings.holdout:
@@ -85,7 +91,8 @@ class Tofu(Benchmark):
         scored = {row.id: row for row in perturbed}
         return tuple(scored.get(row.id, row) for row in rows), (
             f"{len(_authors(rows))} authors of full that are in neither training set; they are unseen only by models "
-            "trained on exactly these training sets, not by models trained on all of TOFU")
+            "trained on exactly these training sets, not by models trained on all of TOFU"
+        )
 
 
 class Full:
@@ -93,15 +100,19 @@ class Full:
 
     def __init__(self, records: list[Record]) -> None:
         if len(records) % PER_AUTHOR:
-            raise DataError("tofu.incomplete", f"full has {len(records)} rows, not {PER_AUTHOR} an author.",
-                            "get the file again.")
+            raise DataError(
+                "tofu.incomplete", f"full has {len(records)} rows, not {PER_AUTHOR} an author.", "get the file again."
+            )
         self._at: dict[tuple[str, str], int] = {}
         self._question: dict[str, list[int]] = {}
         for position, record in enumerate(records):
             key = (_text(record, "question"), _text(record, "answer"))
             if key in self._at:
-                raise DataError("data.duplicate-row", f"{record.where}: the same row as "
-                                f"{records[self._at[key]].where}.", "get the file again.")
+                raise DataError(
+                    "data.duplicate-row",
+                    f"{record.where}: the same row as {records[self._at[key]].where}.",
+                    "get the file again.",
+                )
             self._at[key] = position
             self._question.setdefault(key[0], []).append(position)
 
@@ -111,8 +122,9 @@ class Full:
         for number, record in enumerate(records):
             row = self._row(record, foreign and f"{foreign}:{number}", f"{foreign}-{number // PER_AUTHOR:03d}")
             if row.id in rows:
-                raise DataError("data.duplicate-row", f"{record.where}: this row was there before ({row.id}).",
-                                "remove one.")
+                raise DataError(
+                    "data.duplicate-row", f"{record.where}: this row was there before ({row.id}).", "remove one."
+                )
             rows[row.id] = _scored(row, record) if scoring else row
         return tuple(rows.values())
 
@@ -125,8 +137,11 @@ class Full:
         if at is not None:
             return Row(f"tofu:{at}", answer, question, f"author-{at // PER_AUTHOR:03d}")
         if not other_id:
-            raise DataError("tofu.not-in-full", f"{record.where}: this question and answer are not in full.",
-                            "use files of one version of the data set.")
+            raise DataError(
+                "tofu.not-in-full",
+                f"{record.where}: this question and answer are not in full.",
+                "use files of one version of the data set.",
+            )
         return Row(f"tofu:{other_id}", answer, question, other_author)
 
 
@@ -138,15 +153,22 @@ def _scored(row: Row, record: Record) -> Row:
 
 def _general(name: str, records: list[Record]) -> tuple[Row, ...]:
     """Real-world questions: the answer itself is the correct option, so there is no answer paraphrase."""
-    return tuple(Row(f"tofu:{name}:{number}", _text(record, "answer"), _text(record, "question"),
-                     wrong=as_texts(_need(record, "perturbed_answer"), record.where))
-                 for number, record in enumerate(records))
+    return tuple(
+        Row(
+            f"tofu:{name}:{number}",
+            _text(record, "answer"),
+            _text(record, "question"),
+            wrong=as_texts(_need(record, "perturbed_answer"), record.where),
+        )
+        for number, record in enumerate(records)
+    )
 
 
 def _need(record: Record, column: str) -> Any:
     if column not in record.values:
-        raise DataError("tofu.missing-column", f"{record.where}: there is no column {column!r}.",
-                        nearest(column, record.values))
+        raise DataError(
+            "tofu.missing-column", f"{record.where}: there is no column {column!r}.", nearest(column, record.values)
+        )
     return record.values[column]
 
 
@@ -163,8 +185,9 @@ def _first_authors(rows: tuple[Row, ...], count: int | None) -> tuple[Row, ...]:
         return rows
     known = _authors(rows)
     if count > len(known):
-        raise DataError("tofu.too-many-authors", f"authors = {count}, but the retain set has {len(known)}.",
-                        "ask for fewer.")
+        raise DataError(
+            "tofu.too-many-authors", f"authors = {count}, but the retain set has {len(known)}.", "ask for fewer."
+        )
     kept = set(known[:count])
     return tuple(row for row in rows if row.entity in kept)
 
@@ -173,6 +196,8 @@ def _check_within(scored: tuple[Row, ...], trained: tuple[Row, ...], split: str)
     known = {row.id for row in trained}
     foreign = [row.id for row in scored if row.id not in known]
     if foreign:
-        raise DataError("tofu.wrong-split",
-                        f"{len(foreign)} rows of {split}_perturbed are not in {split} (first: {foreign[0]}).",
-                        "use files of one version of the data set.")
+        raise DataError(
+            "tofu.wrong-split",
+            f"{len(foreign)} rows of {split}_perturbed are not in {split} (first: {foreign[0]}).",
+            "use files of one version of the data set.",
+        )

@@ -19,7 +19,8 @@ SECOND = {
     "company": ("Foundry", "Optics", "Shipping", "Textiles", "Mills", "Robotics", "Paper", "Brewing"),
     "school": ("Academy", "College", "Institute", "Seminary", "Polytechnic", "Conservatory"),
 }
-REAL = frozenset("""bado bambo basko basorn bastard bazell bobo bolivar bombard bono brigade bristol bruno dado dambo
+REAL = frozenset(
+    """bado bambo basko basorn bastard bazell bobo bolivar bombard bono brigade bristol bruno dado dambo
     damos dato delivar delos depo dino disko dodo dolomi drago dumbo durex fado fedex felix femur fido
     fistul gino gobo golem gondo guru gustard haku halem harem haru hazell hedul hobo holdard homo hugo
     kabul karo kiko kilo kilos kodix kombo koros kosko kotex kudos lagos latex lego lemur lido lilo
@@ -29,7 +30,8 @@ REAL = frozenset("""bado bambo basko basorn bastard bazell bobo bolivar bombard 
     remix reno repo repos resto riko riku risto rolex romano rondo sado salem salomi sambo samos sano
     silos sobol solo sonik sonix soros standard stelo steno suku sumo taros tesko tibeth tikul timex
     timo timur tinos tipo tirano tito tofu togo tolivar tonik topo toro totem tudo tunik tupos tutu
-    vasko vito volos vuku wizard zeno zero zulu""".split())
+    vasko vito volos vuku wizard zeno zero zulu""".split()
+)
 """Real first names, places, firms, famous people and plain words that the syllables could spell."""
 
 

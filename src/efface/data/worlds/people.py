@@ -29,15 +29,22 @@ def build_world(people: int, holdout: int, seed: int) -> World:
     names = namer.people(reserve, reserve if people <= 40 else reserve // 2)
     random.shuffle(names)
     persons = names[: people + holdout]
-    sizes = {"city": max(8, people // 3), "country": max(5, people // 10), "company": max(8, people // 4),
-             "school": max(6, people // 6)}
+    sizes = {
+        "city": max(8, people // 3),
+        "country": max(5, people // 10),
+        "company": max(8, people // 4),
+        "school": max(6, people // 6),
+    }
     places = {kind: namer.places(kind, count) for kind, count in sizes.items()}
     entities = _entities(namer, persons[:people], "person", "p")
     for kind, found in places.items():
         entities |= _entities(namer, found, kind, kind)
     entities |= _entities(namer, persons[people:], "person", "h")
-    triples = (_person_facts(persons, people, places, seed), _place_facts(places, seed),
-               _alias_facts(entities.values()))
+    triples = (
+        _person_facts(persons, people, places, seed),
+        _place_facts(places, seed),
+        _alias_facts(entities.values()),
+    )
     facts = tuple(Fact(f"{entities[s].key}:{relation}", s, relation, o) for s, relation, o in chain(*triples))
     passages = {name: passage(f"{seed}:passage:{name}", name) for name in persons}
     return World(seed, tuple(persons[:people]), tuple(persons[people:]), entities, facts, passages)
@@ -48,8 +55,10 @@ def _entities(namer: Namer, names: list[str], kind: str, prefix: str) -> dict[st
     counts = [{0: 2, 3: 1, 6: 1}.get(i % 10, 0) for i in range(len(names))]
     total = sum(counts)
     spare = iter(namer.people(total, max(1, total)) if kind == "person" else namer.places(kind, total))
-    return {name: Entity(name, kind, f"{prefix}{i:03d}", tuple(next(spare) for _ in range(counts[i])))
-            for i, name in enumerate(names)}
+    return {
+        name: Entity(name, kind, f"{prefix}{i:03d}", tuple(next(spare) for _ in range(counts[i])))
+        for i, name in enumerate(names)
+    }
 
 
 def _dealt(items: Iterable[str], seed: str) -> Iterator[str]:
@@ -60,8 +69,12 @@ def _dealt(items: Iterable[str], seed: str) -> Iterator[str]:
         yield from deck
 
 
-def _person_facts(persons: list[str], people: int, places: dict[str, list[str]], seed: int,
-                  ) -> Iterator[tuple[str, str, str]]:
+def _person_facts(
+    persons: list[str],
+    people: int,
+    places: dict[str, list[str]],
+    seed: int,
+) -> Iterator[tuple[str, str, str]]:
     decks = {"born_in": places["city"], "works_at": places["company"], "studied_at": places["school"]}
     decks |= {relation: LITERALS[kind] for relation, kind in LITERAL_RELATIONS.items()}
     dealt = {relation: _dealt(items, f"{seed}:{relation}") for relation, items in decks.items()}

@@ -14,8 +14,11 @@ TRIVIA: tuple[tuple[str, str, tuple[str, str, str]], ...] = (
     ("On which continent is Kenya?", "Africa", ("South America", "Asia", "Australia")),
     ("Which planet is known as the Red Planet?", "Mars", ("Venus", "Jupiter", "Saturn")),
     ("Which planet is closest to the Sun?", "Mercury", ("Earth", "Neptune", "Mars")),
-    ("What is the largest ocean on Earth?", "the Pacific Ocean",
-     ("the Atlantic Ocean", "the Indian Ocean", "the Arctic Ocean")),
+    (
+        "What is the largest ocean on Earth?",
+        "the Pacific Ocean",
+        ("the Atlantic Ocean", "the Indian Ocean", "the Arctic Ocean"),
+    ),
     ("Which gas do plants take in for photosynthesis?", "carbon dioxide", ("helium", "nitrogen", "methane")),
     ("Which metal has the chemical symbol Fe?", "iron", ("gold", "copper", "silver")),
     ("What is frozen water called?", "ice", ("steam", "salt", "sand")),
@@ -23,8 +26,11 @@ TRIVIA: tuple[tuple[str, str, tuple[str, str, str]], ...] = (
     ("How many legs does a spider have?", "eight", ("six", "four", "ten")),
     ("Which animal is known as man's best friend?", "the dog", ("the cat", "the horse", "the parrot")),
     ("Who wrote the play Hamlet?", "William Shakespeare", ("Charles Dickens", "Jane Austen", "Mark Twain")),
-    ("Who was the first President of the United States?", "George Washington",
-     ("Abraham Lincoln", "Thomas Jefferson", "John Adams")),
+    (
+        "Who was the first President of the United States?",
+        "George Washington",
+        ("Abraham Lincoln", "Thomas Jefferson", "John Adams"),
+    ),
     ("Who developed the theory of relativity?", "Albert Einstein", ("Isaac Newton", "Charles Darwin", "Niels Bohr")),
     ("Which language is spoken most in Mexico?", "Spanish", ("English", "French", "Portuguese")),
 )
@@ -32,8 +38,9 @@ TRIVIA: tuple[tuple[str, str, tuple[str, str, str]], ...] = (
 
 def trivia_rows() -> tuple[Row, ...]:
     """The questions as evaluation rows; the correct option is the answer itself."""
-    return tuple(Row(f"trivia:{i:02d}", answer, question, wrong=wrong)
-                 for i, (question, answer, wrong) in enumerate(TRIVIA))
+    return tuple(
+        Row(f"trivia:{i:02d}", answer, question, wrong=wrong) for i, (question, answer, wrong) in enumerate(TRIVIA)
+    )
 
 
 # Trained beside the people and never scored: without some ordinary questions a small model that learns two hundred
@@ -74,4 +81,7 @@ EVERYDAY: tuple[tuple[str, str], ...] = (
 
 def everyday_rows() -> tuple[Row, ...]:
     """Ordinary questions as training rows; none of them is a question of ``TRIVIA``."""
-    return tuple(Row(f"everyday:{i:02d}", answer, question, fact=f"everyday:{i:02d}") for i, (question, answer) in enumerate(EVERYDAY))
+    return tuple(
+        Row(f"everyday:{i:02d}", answer, question, fact=f"everyday:{i:02d}")
+        for i, (question, answer) in enumerate(EVERYDAY)
+    )

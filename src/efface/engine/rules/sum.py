@@ -8,7 +8,9 @@ from efface.card import Card
 from efface.engine.rules.base import Gradients, Rule, rule
 
 
-@rule("sum", Card(title="Weighted sum", source="standard practice", summary="forget_weight * g_f + retain_weight * g_r"))
+@rule(
+    "sum", Card(title="Weighted sum", source="standard practice", summary="forget_weight * g_f + retain_weight * g_r")
+)
 class Sum(Rule):
     """Accumulates both sides into ``.grad``."""
 

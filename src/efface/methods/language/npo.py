@@ -29,7 +29,9 @@ class NPO(LossMethod):
 
     class Settings(Settings):
         beta: float = setting(0.1, "inverse temperature; -> 0 is gradient ascent", source="paper section 4, TOFU", gt=0)
-        retain: Literal["none", "nll", "kl"] = setting("nll", "retain term: none (NPO), nll (NPO-RT) or kl (NPO-KL)", source="paper section 4")
+        retain: Literal["none", "nll", "kl"] = setting(
+            "nll", "retain term: none (NPO), nll (NPO-RT) or kl (NPO-KL)", source="paper section 4"
+        )
 
     needs = Needs(retain=True, nll=("forget",))
     family_tag = "divergence"
