@@ -21,12 +21,17 @@ class LogitBias(Artifact):
 
 
 class Instruction(Artifact):
-    """``config["instruction"]`` is put in front of every question. Conceals, erases nothing. Strength is on or off."""
+    """``config["instruction"]`` is put in front of every question. With ``config["names"]``, only of questions that hold one
+    of these texts (whole words, any case); ``config["instead"]``, if there, then replaces such a question altogether.
+    Conceals, erases nothing. Strength is on or off."""
 
     kind = "input_guard"
 
     def _put_on(self, model: ModelAdapter, strength: float) -> None:
-        _language(model, self.kind).instruction = str(self.config["instruction"])
+        guarded = _language(model, self.kind)
+        guarded.instruction = str(self.config.get("instruction", ""))
+        guarded.guarded_names = tuple(map(str, self.config.get("names", ())))
+        guarded.instead = str(self.config.get("instead", ""))
 
 
 def _language(model: Any, kind: str) -> Any:

@@ -78,6 +78,9 @@ class AuditSpec(Settings):
     )
     attacks: tuple[str, ...] | None = setting(None, "only these attacks of the suite (none: all of them)")
     threat: Literal["black-box", "grey-box", "white-box"] = setting("white-box", "strongest attacker considered")
+    minutes: float | None = setting(
+        None, "time for attacks: cheapest first, what does not fit is left out by name (none: all of them)", gt=0
+    )
     max_new_tokens: int | None = setting(None, "longest greedy answer in tokens (none: what the suite says)", ge=1)
     resamples: int = setting(1000, "bootstrap resamples over entities", ge=100)
     token_budget: int = setting(4096, "padded tokens per evaluation batch; only memory and speed depend on it", ge=64)

@@ -10,6 +10,7 @@ from efface.card import Card
 from efface.data.rows import Bundle, Rows
 from efface.engine.settings import TrainSettings
 from efface.models.base import ModelAdapter
+from efface.passes.generate import GenerateSettings
 from efface.progress import SILENT, Progress
 from efface.registry import Registry
 from efface.settings import Settings, parse
@@ -40,7 +41,9 @@ class AttackPoint:
     ``budget``: one number per dimension (steps, bits, words ...); ``axis`` names the one curves are drawn over.
     ``adapter``: measured at once, before the generator goes on (it may change the same weights further). ``rows``: maps
     an evaluation set's rows to attacked ones (prompt attacks). ``supplied``: what the attacker put in (trained
-    parameters, context tokens, label tokens), logged beside every recovery.
+    parameters, context tokens, label tokens), logged beside every recovery. ``decoding``: sample the answers instead of
+    taking the greedy ones (one sample per row). ``best``: each row counts with its best value over this point and the
+    ones before it (an attacker who tries many things and keeps what works); controls are treated the same way.
     """
 
     budget: Mapping[str, float]
@@ -48,6 +51,8 @@ class AttackPoint:
     adapter: ModelAdapter
     rows: Callable[[str, Rows], Rows] | None = None
     supplied: Mapping[str, float] = field(default_factory=dict)
+    decoding: GenerateSettings | None = None
+    best: bool = False
 
 
 class Attack:
@@ -55,7 +60,8 @@ class Attack:
 
     ``threat``: black-box (prompts in, text out), grey-box (log-probs or activations), white-box (weights).
     ``controls``: roles the attack is also run on; without one, excess is "not computed". ``measures``: evaluation sets
-    that are scored at each point.
+    that are scored at each point. ``forwards`` is the price of one curve in row forwards, for planning under a time budget
+    (a training step costs three per row).
     """
 
     name: ClassVar[str]
@@ -65,6 +71,7 @@ class Attack:
     measures: ClassVar[tuple[str, ...]] = ("forget",)
     families: ClassVar[tuple[str, ...]] = ("causal_lm",)
     needs_original: ClassVar[bool] = False
+    version: ClassVar[int] = 1  # raised when the same settings would give another curve
 
     class Settings(Settings):
         """Settings of the attack; every value names its source."""
@@ -79,6 +86,10 @@ class Attack:
     def check(self, data: Bundle) -> str:
         """Why this attack cannot run on this data ("" if it can)."""
         return ""
+
+    def forwards(self, data: Bundle) -> float:
+        """Row forwards that one curve costs, measuring included; a rough figure, made without a model."""
+        return 5.0 * sum(len(rows) for rows in self.measured(data).values())
 
     def points(self, context: AttackContext) -> Iterator[AttackPoint]:
         """The attacked model at each budget, cheapest first."""

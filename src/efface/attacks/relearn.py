@@ -67,6 +67,11 @@ class Relearn(Attack):
             return "no fact is left to be tested"
         return "" if self._rows(data) else f"there are no {self.settings.data} rows to train on"
 
+    def forwards(self, data: Bundle) -> float:
+        """Three per trained row and step, and the tested rows at every stop."""
+        tested = len(self.measured(data)["forget"])
+        return 3.0 * max(self.settings.steps) * self.settings.batch_size + 4.0 * tested * (1 + len(self.settings.steps))
+
     def points(self, context: AttackContext) -> Iterator[AttackPoint]:
         """Yields after each number of steps; the optimizer goes on."""
         rows = self._rows(context.data)

@@ -55,6 +55,10 @@ class RoundWeights(Attack):
             sets["retain"] = [kept[i] for i in picked]  # type: ignore[assignment]
         return sets
 
+    def forwards(self, data: Bundle) -> float:
+        """Every measured row at every width."""
+        return 4.0 * sum(map(len, self.measured(data).values())) * (1 + len(self.settings.bits))
+
     def points(self, context: AttackContext) -> Iterator[AttackPoint]:
         """One point per width, each from the unrounded weights."""
         weights = roundable(context.adapter)

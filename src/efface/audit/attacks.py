@@ -6,14 +6,15 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from efface.attacks.base import ATTACKS, Attack, AttackContext, AttackPoint
 from efface.audit.store import PassSettings, Role, Store
 from efface.data.rows import Bundle, Rows, digest_rows
-from efface.metrics.base import METRICS, Score, Tables, compute
+from efface.errors import NeedsError
+from efface.metrics.base import METRICS, Score, Tables, best_of, compute
 from efface.progress import SILENT, Progress
 from efface.runs.layout import write_json
 from efface.suites import AttackEntry, Suite
@@ -48,7 +49,8 @@ class AttackResult:
 
 
 class Runner:
-    """Runs the attacks of a suite on a set of roles."""
+    """Runs the attacks of a suite on a set of roles. ``store`` holds what the audit has measured already: point 0 of every
+    curve is read from it."""
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Runner:
         resamples: int,
         cache: Path | None,
         built_with: Any = None,
+        store: Store | None = None,
         progress: Progress = SILENT,
     ) -> None:
         self.roles, self.data, self.suite, self.passes = dict(roles), data, suite, passes
@@ -71,75 +74,101 @@ class Runner:
             built_with,
             progress,
         )
+        self.store = store
 
     def run(
-        self, entry: AttackEntry, *, on_point: Callable[[str, dict[str, Any]], None] = lambda role, point: None
+        self,
+        entry: AttackEntry,
+        *,
+        on_point: Callable[[str, dict[str, Any]], None] = lambda role, point: None,
+        seconds: float | None = None,
     ) -> AttackResult:
-        """One attack on the unlearned model and its controls."""
+        """One attack on the unlearned model and its controls. After ``seconds`` the curve of the unlearned model ends where
+        it is and the result is ``partial``; the controls run as far as it did, whatever that takes."""
         attack = ATTACKS.get(entry.name)(**entry.settings)
         result = AttackResult(entry.label or entry.name, entry.name, attack.threat)
         family = self.roles["unlearned"].adapter().family
         result.reason = f"it does not apply to a {family}" if family not in attack.families else attack.check(self.data)
+        if not result.reason and attack.needs_original and "target" not in self.roles:
+            result.reason = "it needs the model before unlearning, and there is none"
         if result.reason:
             return result
-        wanted = ("unlearned", *attack.controls)
-        for role in (r for r in wanted if r in self.roles):
-            result.curves[role] = self._curve(attack, entry, role, on_point)
-            result.axis = result.curves[role].axis
-        if missing := [r for r in attack.controls if r not in self.roles]:
+        deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            for role in (r for r in ("unlearned", *attack.controls) if r in self.roles):
+                first = result.curves.get("unlearned")
+                points = len(first.points) if first and result.partial else None
+                curve, whole = self._curve(attack, entry, role, on_point, None if first else deadline, points)
+                result.curves[role], result.axis = curve, curve.axis
+                result.partial = result.partial or (first is None and not whole)
+        except NeedsError as error:
+            return AttackResult(result.label, result.name, attack.threat, reason=f"[{error.code}] {error.cause}")
+        if result.partial:
+            result.reason = f"its time was up after {len(result.curves['unlearned'].points) - 1} points"
+        elif missing := [r for r in attack.controls if r not in self.roles]:
             result.reason = f"there is no {' and no '.join(missing)} model as a control"
         return result
 
     def _curve(
-        self, attack: Attack, entry: AttackEntry, role: str, on_point: Callable[[str, dict[str, Any]], None]
-    ) -> Curve:
+        self,
+        attack: Attack,
+        entry: AttackEntry,
+        role: str,
+        on_point: Callable[[str, dict[str, Any]], None],
+        deadline: float | None,
+        most: int | None,
+    ) -> tuple[Curve, bool]:
+        """(curve, whether it is whole). ``most``: points at which it ends, point 0 included."""
         place = self._place(attack, entry, role)
         if place and place.is_file():
             stored = json.loads(place.read_text())
-            return Curve(role, stored["axis"], stored["points"])
+            return Curve(role, stored["axis"], stored["points"]), True
         sets = attack.measured(self.data)
-        curve = Curve(role, "")
+        curve, whole = Curve(role, ""), True
         adapter = self.roles[role].adapter()
-        curve.points.append(self._point({}, adapter, sets, {}, time.perf_counter(), self.roles[role].fingerprint))
+        scores = self._scores(adapter, sets, self._known(role, sets))
+        curve.points.append(_as_point({}, {}, 0.0, 0.0, scores))
         context = AttackContext(adapter.clone(), self.data, self.seed, self._original(), self.built_with, self.progress)
         with self.progress.step(f"{entry.label or entry.name} on {role}") as task:
             started = time.perf_counter()
             for point in attack.points(context):
                 curve.axis = point.axis
-                curve.points.append(self._attacked(point, sets, started))
+                scores = self._attacked(point, sets, scores, started, curve)
                 on_point(role, curve.points[-1])
                 self.progress.advance(task)
                 started = time.perf_counter()
+                if (deadline and time.monotonic() > deadline) or (most and len(curve.points) >= most):
+                    whole = False
+                    break
         curve.points[0]["budget"] = {curve.axis: 0}
-        if place:
+        if place and whole:
             write_json(place, curve.to_json())
-        return curve
+        return curve, whole
 
-    def _attacked(self, point: AttackPoint, sets: Mapping[str, Rows], started: float) -> dict[str, Any]:
+    def _attacked(
+        self, point: AttackPoint, sets: Mapping[str, Rows], before: list[Score], started: float, curve: Curve
+    ) -> list[Score]:
+        """Measure one point and append it to the curve; its scores."""
         changed = {name: point.rows(name, rows) if point.rows else rows for name, rows in sets.items()}
-        return self._point(dict(point.budget), point.adapter, changed, dict(point.supplied), started, "")
+        trained = time.perf_counter()
+        passes = self.passes if point.decoding is None else replace(self.passes, decoding=point.decoding)
+        scores = self._scores(point.adapter, changed, None, passes)
+        if point.best:
+            options = {"seed": self.seed, "resamples": self.resamples}
+            scores = [best_of(METRICS.get(s.name), b, s, **options) for b, s in zip(before, scores, strict=True)]
+        took = time.perf_counter() - trained
+        curve.points.append(_as_point(dict(point.budget), dict(point.supplied), trained - started, took, scores))
+        return scores
 
-    def _point(
+    def _scores(
         self,
-        budget: dict[str, float],
         adapter: Any,
         sets: Mapping[str, Rows],
-        supplied: dict[str, float],
-        started: float,
-        fingerprint: str,
-    ) -> dict[str, Any]:
-        trained = time.perf_counter()
-        scores = self._scores(adapter, sets)
-        return {
-            "budget": budget,
-            "supplied": supplied,
-            "seconds": round(trained - started, 3),
-            "measuring_seconds": round(time.perf_counter() - trained, 3),
-            "scores": [s.to_json(rows=True) for s in scores],
-        }
-
-    def _scores(self, adapter: Any, sets: Mapping[str, Rows]) -> list[Score]:
-        store = Store({"subject": Role(lambda: adapter)}, sets, self.passes)
+        known: Mapping[Any, Any] | None,
+        passes: PassSettings | None = None,
+    ) -> list[Score]:
+        store = Store({"subject": Role(lambda: adapter)}, sets, passes or self.passes)
+        store.preload(known or {})
         chosen = [(METRICS.get(name), rows) for rows in sets for name in self.suite.attack_metrics]
         for metric, rows in chosen:
             store.plan(metric.bound_needs(rows))
@@ -147,6 +176,12 @@ class Runner:
             compute(metric, Tables(store.fetch, rows, "subject"), rows, seed=self.seed, resamples=self.resamples)
             for metric, rows in chosen
         ]
+
+    def _known(self, role: str, sets: Mapping[str, Rows]) -> dict[Any, Any]:
+        """Tables of these rows that the audit has already, under the role name of a curve's own store."""
+        if self.store is None:
+            return {}
+        return {("subject", *place[1:]): table for place, table in self.store.of(role, sets).items()}
 
     def _original(self) -> Callable[[], Any] | None:
         return (lambda: self.roles["target"].adapter().clone()) if "target" in self.roles else None
@@ -160,6 +195,7 @@ class Runner:
         original = self.roles["target"].key() if attack.needs_original and "target" in self.roles else ""
         parts = [
             entry.name,
+            attack.version,
             attack.settings.model_dump(mode="json"),
             self.roles[role].key(),
             self.data.digest(),
@@ -173,3 +209,15 @@ class Runner:
         ]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
         return self.cache / "curves" / f"{key}.json"
+
+
+def _as_point(
+    budget: dict[str, float], supplied: dict[str, float], seconds: float, measuring: float, scores: list[Score]
+) -> dict[str, Any]:
+    return {
+        "budget": budget,
+        "supplied": supplied,
+        "seconds": round(seconds, 3),
+        "measuring_seconds": round(measuring, 3),
+        "scores": [s.to_json(rows=True) for s in scores],
+    }

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from efface import suites
 from efface.audit import findings as find
+from efface.audit import planning
 from efface.audit.attacks import AttackResult, Runner
 from efface.audit.conclude import Conclusion, conclude
 from efface.audit.export import write_attacks, write_samples, write_scores, write_tables
@@ -20,24 +20,30 @@ from efface.metrics.base import Score
 from efface.models.base import ModelAdapter
 from efface.models.cachedir import cache_root
 from efface.passes.cache import Cache
-from efface.progress import Progress
+from efface.progress import SILENT, Progress
 from efface.runs.layout import write_json
 from efface.spec import RunSpec
 from efface.suites import Suite
 
-THREATS = ("black-box", "grey-box", "white-box")
 HEADLINE = ("probability", "rouge", "accuracy")
 
 
 @dataclass
 class Audit:
-    """Everything an audit found."""
+    """Everything an audit found, and the tables it found it in."""
 
+    suite: Suite
     scores: dict[str, list[Score]]
     attacks: list[AttackResult]
     conclusion: Conclusion
-    fingerprints: dict[str, str]
+    store: Store
+    roles: dict[str, Role]
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Weight hash of every role."""
+        return {name: role.fingerprint for name, role in self.roles.items()}
 
 
 def run(
@@ -49,13 +55,23 @@ def run(
     progress: Progress,
 ) -> Audit:
     """Measure, attack, conclude, write."""
-    suite = suites.load(spec.audit.suite)
-    passes = PassSettings(spec.audit.max_new_tokens or suite.max_new_tokens, spec.audit.token_budget, spec.seed)
     roles = {"unlearned": Role(unlearned)} | {name: Role(lambda m=m: m.open(spec.model)) for name, m in made.items()}
-    store = Store(roles, data.eval, passes, Cache(cache_root() / "tables"), progress)
+    found = examine(spec, suites.load(spec.audit.suite), data, roles, progress)
+    write_scores(folder, found.suite, found.scores, roles, data)
+    write_attacks(folder, found.suite, found.attacks)
+    write_tables(folder, found.store, keep_text=spec.keep_text)
+    write_samples(folder, found.store, found.scores, data, keep_text=spec.keep_text)
+    write_json(folder / "conclusion.json", found.conclusion.to_json())
+    return found
+
+
+def examine(spec: RunSpec, suite: Suite, data: Bundle, roles: Mapping[str, Role], progress: Progress = SILENT) -> Audit:
+    """Measure, attack and conclude, on the roles at hand (``unlearned`` at least); nothing is written but caches."""
+    passes = PassSettings(spec.audit.max_new_tokens or suite.max_new_tokens, spec.audit.token_budget, spec.seed)
+    store = Store(roles, data.eval, passes, Cache(cache_root() / "tables"), progress, data.world)
     plan(store, suite)
     scores = _scores(spec, suite, store, progress)
-    entries, left_out = _attacks(spec, suite)
+    entries, left_out = planning.allowed(suite.attacks, spec.audit.threat, spec.audit.attacks)
     runner = Runner(
         roles,
         data,
@@ -65,18 +81,14 @@ def run(
         resamples=spec.audit.resamples,
         cache=cache_root(),
         built_with=spec.target.train if spec.target.kind == "train" else None,
+        store=store,
         progress=progress,
     )
-    results = [runner.run(entry) for entry in entries]
+    budget = planning.Budget(spec.audit.minutes, roles["unlearned"].adapter() if entries else None, data)
+    planned = planning.by_price(entries, data, list(roles))
+    results = [runner.run(one.entry, seconds=one.seconds) for one in budget.fitting(planned, left_out)]
     conclusion = _conclude(spec, suite, scores, results, left_out, len(data.eval.get("forget", ())))
-    write_scores(folder, suite, scores, roles, data)
-    write_attacks(folder, suite, results)
-    write_tables(folder, store, keep_text=spec.keep_text)
-    write_samples(folder, store, scores, data, keep_text=spec.keep_text)
-    write_json(folder / "conclusion.json", conclusion.to_json())
-    return Audit(
-        scores, results, conclusion, {name: role.fingerprint for name, role in roles.items()}, _warnings(scores)
-    )
+    return Audit(suite, scores, results, conclusion, store, dict(roles), _warnings(scores))
 
 
 def _scores(spec: RunSpec, suite: Suite, store: Store, progress: Progress) -> dict[str, list[Score]]:
@@ -86,22 +98,6 @@ def _scores(spec: RunSpec, suite: Suite, store: Store, progress: Progress) -> di
             with progress.step(f"measure {role}"):
                 scores[role] = measure(store, suite, role, seed=spec.seed, resamples=spec.audit.resamples)
     return {role: with_targets(found, scores.get("reference")) for role, found in scores.items()}
-
-
-def _attacks(spec: RunSpec, suite: Suite) -> tuple[list[Any], list[str]]:
-    """Attacks that are allowed by name and threat model, and why the others are not run."""
-    from efface.attacks.base import ATTACKS
-
-    entries, left_out = [], []
-    for entry in suite.attacks:
-        label, threat = entry.label or entry.name, ATTACKS.get(entry.name).threat
-        if spec.audit.attacks is not None and label not in spec.audit.attacks:
-            left_out.append(f"{label} was not asked for.")
-        elif THREATS.index(threat) > THREATS.index(spec.audit.threat):
-            left_out.append(f"{label} needs a {threat} attacker; the audit considers a {spec.audit.threat} one.")
-        else:
-            entries.append(entry)
-    return entries, left_out
 
 
 def _conclude(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from efface.progress import SILENT, Progress
 if TYPE_CHECKING:
     from efface.models.base import ModelAdapter
     from efface.passes.cache import Cache
+    from efface.passes.generate import GenerateSettings
 
 ROLE_TEXT = {
     "reference": "there is no reference model (retrained without the forget set)",
@@ -36,6 +37,7 @@ class PassSettings:
     max_new_tokens: int = 64
     token_budget: int = 4096
     seed: int = 0
+    decoding: GenerateSettings | None = None  # how answers are drawn; None: greedy
 
 
 @dataclass
@@ -76,6 +78,7 @@ class Store:
         settings: PassSettings,
         cache: Cache | None = None,
         progress: Progress = SILENT,
+        world: Any = None,
     ) -> None:
         self.roles, self.sets, self.settings, self.cache, self.progress = (
             dict(roles),
@@ -84,6 +87,7 @@ class Store:
             cache,
             progress,
         )
+        self.world = world
         self._tables: dict[tuple, Any] = {}
         self._planned: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._digests: dict[str, str] = {}
@@ -104,14 +108,16 @@ class Store:
             raise NotComputed(ROLE_TEXT.get(role, f"there is no {role} model"))
         if need.kind == "weight":
             return self._weights(role)
-        if need.rows not in self.sets or not len(self.sets[need.rows]):
+        if need.rows and (need.rows not in self.sets or not len(self.sets[need.rows])):
             raise NotComputed(f"the data has no {need.rows} rows")
         if need.kind == "score":
             stem = need.variants[0]
             return self._wrong(role, need) if stem == "wrong" else self._variant(role, need.rows, need.prompt, stem)
         if need.kind == "generate":
             return self._variant(role, need.rows, need.prompt, "greedy")
-        return self._hidden(role, need) if need.kind == "hidden" else self._gradients(role, need)
+        if need.kind == "hidden":
+            return self._hidden(role, need)
+        return self._gradients(role, need) if need.kind == "gradient" else self._registered(role, need)
 
     def tables(self) -> list[tuple[tuple[str, str, str, str], Any]]:
         """Everything computed or read so far: ((role, set, wording or pass, candidate), Arrow table)."""
@@ -121,6 +127,23 @@ class Store:
         """Take over tables from a record; what is missing then is not computed but reported as missing."""
         self._tables.update(tables)
         self._closed = True
+
+    def preload(self, tables: Mapping[tuple[str, str, str, str], Any]) -> None:
+        """Take over tables that are known already; what is missing is computed."""
+        self._tables.update(tables)
+
+    def of(self, role: str, sets: Mapping[str, Rows]) -> dict[tuple[str, str, str, str], Any]:
+        """What is at hand of ``role`` for rows that are among this store's own, cut to these rows and their order."""
+        found = {}
+        for place, table in self._tables.items():
+            asked, own = sets.get(place[1]), self.sets.get(place[1])
+            if place[0] != role or table is None or not asked or not own or "problem" not in table.schema.names:
+                continue
+            at = {row.id: i for i, row in enumerate(own)}
+            same = all(row.id in at and own[at[row.id]] == row for row in asked)
+            if same and table.num_rows == len(own):
+                found[place] = table.take([at[row.id] for row in asked])
+        return found
 
     # -- score and generate -------------------------------------------------------------------------------------------
     def _variant(self, role: str, rows: str, prompt: str, variant: str) -> pa.Table:
@@ -171,7 +194,10 @@ class Store:
         if prompt != "prompt":
             data = [r for r in data if getattr(r, prompt, "")]  # type: ignore[assignment]
         answers = tuple(dict.fromkeys(n.split(":")[0] for n in missing if n != "greedy")) or ("answer",)
-        greedy = GenerateSettings(max_new_tokens=self.settings.max_new_tokens) if "greedy" in missing else None
+        drawn = self._drawn(role, data, prompt) if "greedy" in missing else None
+        greedy = None
+        if "greedy" in missing and drawn is None:
+            greedy = GenerateSettings(max_new_tokens=self.settings.max_new_tokens)
         self.passes += 1
         result = score(
             self.roles[role].adapter(),
@@ -184,7 +210,7 @@ class Store:
         )
         for name in missing:
             table = (
-                result.generations
+                (result.generations if drawn is None else drawn)
                 if name == "greedy"
                 else result.tokens.filter(pc.equal(result.tokens["variant"], name))
             )
@@ -192,6 +218,17 @@ class Store:
             self._tables[role, rows, prompt, name] = table
             if self.cache:
                 self.cache.put(self._key(role, rows, prompt, name), table)
+
+    def _drawn(self, role: str, data: Rows, prompt: str) -> pa.Table | None:
+        """Answers drawn as the settings say; None where they are greedy, which the scoring pass gives."""
+        from efface.passes.generate import generate
+
+        if self.settings.decoding is None:
+            return None
+        settings = self.settings.decoding.model_copy(
+            update={"max_new_tokens": self.settings.max_new_tokens, "samples": 1}
+        )
+        return generate(self.roles[role].adapter(), data, prompt=prompt, settings=settings)
 
     def _align(self, table: pa.Table, rows: str, prompt: str, name: str) -> pa.Table:
         """One table row per data row, in data order; rows without this field say so."""
@@ -241,6 +278,36 @@ class Store:
             lambda: gradient(self.roles[role].adapter(), self.sets[need.rows], progress=self.progress),
         )
 
+    def _registered(self, role: str, need: Need) -> pa.Table:
+        """A table of ``passes.registry``; its key holds the weights of every role it reads."""
+        from efface.passes.registry import PASSES, PassInput
+
+        found = PASSES.get(need.kind)
+        for other in need.others:
+            if other not in self.roles:
+                raise NotComputed(ROLE_TEXT.get(other, f"there is no {other} model"))
+        name = "/".join([*need.variants, need.prompt, need.pooling])
+        settings = self.settings
+
+        def compute() -> pa.Table:
+            return found.function(
+                PassInput(
+                    self.roles[role].adapter(),
+                    self.sets.get(need.rows, ()),
+                    need,
+                    lambda other: self.roles[other].adapter(),
+                    self.fetch,
+                    settings.token_budget,
+                    settings.max_new_tokens,
+                    settings.seed,
+                    self.world,
+                )
+            )
+
+        extra = [found.version, settings.max_new_tokens, settings.seed, getattr(self.world, "seed", None)]
+        keys = [self.roles[other].key() for other in need.others] if not self._closed else []
+        return self._once((role, need.rows, need.kind, name), compute, [*map(str, extra), *keys])
+
     def _weights(self, role: str) -> pa.Table:
         from efface.passes.weight import weight
 
@@ -254,14 +321,16 @@ class Store:
             raise NotComputed(ROLE_TEXT["target"])
         return self._once((role, "", "weight", ""), compute)
 
-    def _once(self, place: tuple[str, str, str, str], compute: Callable[[], pa.Table]) -> pa.Table:
+    def _once(
+        self, place: tuple[str, str, str, str], compute: Callable[[], pa.Table], extra: Sequence[str] = ()
+    ) -> pa.Table:
         """The table at ``place``: from memory, from the cache, or computed."""
         if place in self._tables:
             return self._tables[place]
         if self._closed:
             raise NotComputed("the record holds no table for it")
         role, rows, kind, name = place
-        key = self._key(role, rows, kind, name) if kind != "weight" else self._pair_key(role)
+        key = self._key(role, rows, kind, name, *extra) if kind != "weight" else self._pair_key(role)
         table = self.cache.get(key) if self.cache else None
         if table is None:
             self.passes += 1
@@ -284,11 +353,11 @@ class Store:
         self._tables[place] = table
         return True
 
-    def _key(self, role: str, rows: str, prompt: str, name: str) -> str:
+    def _key(self, role: str, rows: str, prompt: str, name: str, *extra: str) -> str:
         if rows not in self._digests:
-            self._digests[rows] = digest_rows(self.sets[rows])
-        length = self.settings.max_new_tokens if name == "greedy" else 0
-        parts = [self.roles[role].key(), self._digests[rows], prompt, name, str(length), str(TOKENS)]
+            self._digests[rows] = digest_rows(self.sets.get(rows, ()))
+        length = f"{self.settings.max_new_tokens}{self.settings.decoding or ''}" if name == "greedy" else "0"
+        parts = [self.roles[role].key(), self._digests[rows], prompt, name, length, str(TOKENS), *extra]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -21,6 +21,12 @@ def command(
     benchmark: Annotated[str | None, typer.Option(help="Benchmark (`efface list benchmarks`).")] = None,
     suite: Annotated[str | None, typer.Option(help="Suite (`efface list suites`).")] = None,
     request: Annotated[str | None, typer.Option(help="A ForgetRequest (JSON) instead of a benchmark.")] = None,
+    threat: Annotated[
+        str | None, typer.Option(help="Strongest attacker: black-box, grey-box or white-box (the default).")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for attacks: cheapest first, what does not fit is named.")
+    ] = None,
     sets: Set = None,
     out: Out = None,
     as_json: Json = False,
@@ -37,7 +43,16 @@ def command(
         for key, value in (("kind", "folder"), ("path", path))
     }
     chosen = resolved(
-        spec, sets, alone, data__benchmark=benchmark, audit__suite=suite, request=request, out=out, **roles
+        spec,
+        sets,
+        alone,
+        data__benchmark=benchmark,
+        audit__suite=suite,
+        audit__threat=threat,
+        audit__minutes=minutes,
+        request=request,
+        out=out,
+        **roles,
     )
     if dry_run:
         plan = api.check(chosen, unlearned)

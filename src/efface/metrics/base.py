@@ -28,15 +28,17 @@ class Need:
 
     ``rows``: name of an evaluation set; "*" is the set the suite asks for. ``role``: "subject" is the model being
     scored (unlearned, target, reference, an attacked copy ...), otherwise a fixed role. ``variants``: candidate answers
-    (score pass). ``prompt``: field that holds the question. ``layers`` / ``pooling``: hidden pass ("all" layers).
+    (score pass). ``prompt``: field that holds the question. ``layers`` / ``pooling``: hidden pass ("all" layers). Any other
+    ``kind`` names a pass of ``passes.registry``; ``others``: further roles whose models that pass reads.
     """
 
-    kind: Literal["score", "generate", "hidden", "gradient", "weight"]
+    kind: str
     rows: str = "*"
     role: str = "subject"
     variants: tuple[str, ...] = ("answer",)
     prompt: str = "prompt"
     pooling: str = "last_prompt"
+    others: tuple[str, ...] = ()
 
     def bind(self, rows: str) -> Need:
         """The need with "*" replaced by ``rows``."""
@@ -90,6 +92,10 @@ class Tables:
     def gradients(self, rows: str = "*", role: str = "subject") -> Any:
         """Arrow table of the gradient pass."""
         return self._fetch(role, Need("gradient", rows, role).bind(self.default_rows))
+
+    def table(self, need: Need) -> Any:
+        """Arrow table of any pass (``passes.registry``), for the role the need names."""
+        return self._fetch(need.role, need.bind(self.default_rows))
 
     def weights(self, role: str = "subject") -> Any:
         """Arrow table of the weight pass: the target against ``role``."""
@@ -200,8 +206,6 @@ def metric(
 def compute(metric: Metric, tables: Tables, rows: str, *, seed: int = 0, resamples: int = 1000) -> Score:
     """Run one metric: per-row values become a mean with a bootstrap interval over entities; a missing table becomes
     "not computed, because"."""
-    from efface.metrics.stats import bootstrap_mean, unit
-
     direction = metric.direction(rows)
     try:
         result = metric.function(tables.drawn(seed, resamples))
@@ -209,18 +213,19 @@ def compute(metric: Metric, tables: Tables, rows: str, *, seed: int = 0, resampl
         return Score(metric.name, rows, None, direction=direction, version=metric.version, reason=str(why))
     if isinstance(result, Score):
         return replace(result, name=metric.name, rows=rows, direction=direction, version=metric.version)
+    return summarise(metric, rows, result, seed=seed, resamples=resamples)
+
+
+def summarise(metric: Metric, rows: str, result: PerRow, *, seed: int, resamples: int) -> Score:
+    """Per-row values as a score: mean over the scored rows, bootstrap interval over entities."""
+    from efface.metrics.stats import bootstrap_mean, unit
+
+    direction, version = metric.direction(rows), metric.version
     values = np.asarray(result.values, dtype=np.float64)
     scored = np.isfinite(values)
     if not scored.any():
-        return Score(
-            metric.name,
-            rows,
-            None,
-            unscored=len(values),
-            direction=direction,
-            version=metric.version,
-            reason="none of its rows could be scored",
-        )
+        why = "none of its rows could be scored"
+        return Score(metric.name, rows, None, unscored=len(values), direction=direction, version=version, reason=why)
     entities = [e for e, ok in zip(result.entities, scored, strict=True) if ok]
     low, high = bootstrap_mean(values[scored], entities, seed=seed, resamples=resamples)
     return Score(
@@ -232,8 +237,18 @@ def compute(metric: Metric, tables: Tables, rows: str, *, seed: int = 0, resampl
         int(scored.sum()),
         int((~scored).sum()),
         direction,
-        version=metric.version,
+        version=version,
         extra=dict(result.extra) | {"interval_over": unit(entities)},
         per_row=dict(zip(result.rows, values.tolist(), strict=True)),
         entities=dict(zip(result.rows, result.entities, strict=True)),
     )
+
+
+def best_of(metric: Metric, earlier: Score, now: Score, *, seed: int, resamples: int) -> Score:
+    """Each row with the larger of two values (larger = more knowledge), summarised again; ``extra["this_try"]`` is the mean
+    of ``now`` alone. A score without values per row cannot be combined and is returned as it is."""
+    if not now.per_row or not earlier.per_row:
+        return now
+    values = np.fmax([now.per_row[r] for r in now.per_row], [earlier.per_row.get(r, np.nan) for r in now.per_row])
+    best = PerRow(values, list(now.per_row), [now.entities[r] for r in now.per_row], {"this_try": now.value or 0.0})
+    return summarise(metric, now.rows, best, seed=seed, resamples=resamples)

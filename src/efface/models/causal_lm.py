@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,6 +19,7 @@ from efface.errors import ModelError, NeedsError
 from efface.models.base import Batch, Encoded, ModelAdapter, Output
 from efface.models.kernels import only_labels, reading, stored_as, using_attention
 from efface.models.packing import Text, additive, pack
+from efface.models.tampering import Tampering
 from efface.models.template import Template, stop_ids
 
 SMALL = 20_000_000  # parameters up to which bf16 does not pay on a CPU
@@ -51,8 +53,11 @@ class CausalLM(ModelAdapter):
             if compute == "bf16" or (compute == "auto" and (size > SMALL or self.device.type == "cuda"))
             else torch.float32
         )
-        self.instruction = ""  # put in front of every question (an input guard)
+        self.instruction = ""  # an input guard: put in front of every question ...
+        self.guarded_names: tuple[str, ...] = ()  # ... or only of those that hold one of these names, ...
+        self.instead = ""  # ... which this question may replace
         self.logit_bias: Tensor | None = None  # Float[V], added to every next-token logit (a logit wrapper)
+        self.tampering: Tampering | None = None  # what an attacker puts around the model
         self._tree: bool | None = None
         self._evaluating = False
 
@@ -103,6 +108,12 @@ class CausalLM(ModelAdapter):
         other._evaluating = False
         return other
 
+    def tampered(self, tampering: Tampering | None) -> Self:
+        """The same weights (shared, not copied) with ``tampering`` around them."""
+        other = copy.copy(self)
+        other.tampering = tampering
+        return other
+
     def identity(self) -> dict[str, Any]:
         """Template, tokenizer, context, dtype and layout."""
         tokens = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -114,8 +125,9 @@ class CausalLM(ModelAdapter):
             "context": self.context,
             "dtype": str(self.dtype),
             "layout": "plain" if self._tree is False else "tree",
-            "instruction": self.instruction,
+            "guard": [self.instruction, self.guarded_names, self.instead],
             "logit_bias": "" if self.logit_bias is None else _digest(self.logit_bias),
+            "tampering": "" if self.tampering is None else self.tampering.digest(),
         }
 
     # -- structure ------------------------------------------------------------------------------------------------------
@@ -151,16 +163,15 @@ class CausalLM(ModelAdapter):
                 "A language model was given image rows.",
                 "choose a text benchmark, or an image classifier.",
             )
-        question = getattr(row, prompt) if prompt else ""
-        if question and self.instruction:
-            question = f"{self.instruction}\n{question}"
-        start = self.template.prompt_ids(self.tokenizer, question) if question else None
+        question = self._asked(getattr(row, prompt)) if prompt else ""
+        start = self._prompt_ids(row.id, question) if question else None
+        gap = " " if self.tampering and self.tampering.forced else ""
         names, branches = [], []
         for name, text in _candidates(row, answers):
             if start is None:
                 prefix, body = self.template.document_ids(self.tokenizer, text)
             else:
-                prefix, body = start, self.template.answer_ids(self.tokenizer, text)
+                prefix, body = start, self.template.answer_ids(self.tokenizer, gap + text)
             names.append(name)
             branches.append((tuple(prefix), tuple(body)))
         ids = Text(branches[0][0] if branches else tuple(start or ()), tuple(b for _, b in branches))
@@ -175,6 +186,23 @@ class CausalLM(ModelAdapter):
             sum(map(len, ids.branches)),
             self._problem(row, ids, names, answers),
         )
+
+    def _asked(self, question: str) -> str:
+        """The question as an input guard lets it through."""
+        if not question or not (self.instruction or self.instead):
+            return question
+        text = question.casefold()
+        if self.guarded_names and not any(_holds(text, name.casefold()) for name in self.guarded_names):
+            return question
+        return "\n".join(filter(None, (self.instruction, self.instead or question)))
+
+    def _prompt_ids(self, row: str, question: str) -> list[int]:
+        """Ids up to where the answer starts, with what an attacker adds."""
+        if self.tampering is None:
+            return self.template.prompt_ids(self.tokenizer, question)
+        ids = self.template.prompt_ids(self.tokenizer, question, self.tampering.suffix_of(row))
+        forced = self.tampering.forced
+        return [*ids, *self.template.forced_ids(self.tokenizer, forced)] if forced else ids
 
     def _problem(self, row: Row, ids: Text, names: Sequence[str], answers: Sequence[str]) -> str:
         if answers and not names:
@@ -220,13 +248,26 @@ class CausalLM(ModelAdapter):
             )
         layers = tuple(hidden)
         with reading(self, layers, stop=not logits) as found, only_labels(self.hf, batch.label_at if logits else None):
-            out = found.run(lambda: self.call(**inputs, use_cache=cache))
+            out = found.run(lambda: self.call(last_prompt=self._last_prompt(batch), **inputs, use_cache=cache))
         scores = out.logits.reshape(-1, out.logits.shape[-1]).float() if logits else None
         return Output(scores, found.states, out.past_key_values if cache else None)
 
-    def call(self, **inputs: Any) -> Any:
-        """The module, with the logit bias added where there is one."""
-        out = self.module(**inputs)
+    def _last_prompt(self, batch: Batch) -> Tensor | None:
+        """Long[B]: the position that predicts the first answer token of each row; None where nobody asks."""
+        if self.tampering is None or not self.tampering.edits:
+            return None
+        rows, width = batch.token_mask.shape
+        place = torch.full((rows,), width - 1, device=batch.label_at.device)
+        return place.scatter_reduce(0, batch.label_at // width, batch.label_at % width, "amin")
+
+    def call(self, *, last_prompt: Tensor | None = None, **inputs: Any) -> Any:
+        """The module, with what lies around it: free input vectors, edited states, a logit bias. ``last_prompt`` Long[B]: see
+        ``Tampering.editing``."""
+        if self.tampering is None:
+            out = self.module(**inputs)
+        else:
+            with self.tampering.editing(self, last_prompt):
+                out = self.module(**self.tampering.embedded(self, inputs))
         if self.logit_bias is not None:
             out.logits = out.logits + self.logit_bias.to(out.logits.device, out.logits.dtype)
         return out
@@ -283,6 +324,11 @@ class CausalLM(ModelAdapter):
             .gather(1, packed.label_id.to(place)[:, None])
             .squeeze(1)
         )
+
+
+def _holds(text: str, name: str) -> bool:
+    """Whether ``name`` stands in ``text`` as whole words."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
 
 
 def _digest(values: Tensor) -> str:

@@ -44,6 +44,7 @@ def prefill(adapter: Any, group: list[Pending]) -> list[Pending]:
     last = torch.tensor([i * width + len(p.ids) - 1 for i, p in enumerate(group)], device=device)
     with only_labels(adapter.hf, last):
         out = adapter.call(
+            last_prompt=torch.tensor([p.start - 1 for p in group]),
             input_ids=packed.ids.to(device),
             attention_mask=packed.mask.to(device),
             position_ids=packed.positions.to(device),
@@ -148,6 +149,7 @@ def _without_cache(
         last = torch.tensor([k * width + len(group[r].ids) - 1 for k, r in enumerate(rows)], device=device)
         with only_labels(adapter.hf, last):
             out = adapter.call(
+                last_prompt=torch.tensor([group[r].start - 1 for r in rows]),
                 input_ids=packed.ids.to(device),
                 attention_mask=packed.mask.to(device),
                 position_ids=packed.positions.to(device),

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -77,12 +78,20 @@ class Template:
             control_texts(tokenizer),
         )
 
-    def prompt_ids(self, tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
-        """Ids of everything up to where the answer starts. A control token spelled out in ``question`` stays text."""
+    def prompt_ids(self, tokenizer: PreTrainedTokenizerBase, question: str, suffix: Sequence[int] = ()) -> list[int]:
+        """Ids of everything up to where the answer starts. A control token spelled out in ``question`` stays text.
+
+        ``suffix``: ids put right behind the question, inside its turn.
+        """
         if self.kind == "chat":
             text = _render(tokenizer, self.source, [{"role": "user", "content": question}]) + self.prefix
-            return self._encode_prompt(tokenizer, text, question)
-        return [*self.start, *self._encode_prompt(tokenizer, self.source.replace("{question}", question), question)]
+        else:
+            text = self.source.replace("{question}", question)
+        return [*self.start, *self._encode_prompt(tokenizer, text, question, suffix)]
+
+    def forced_ids(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+        """Ids of ``text`` as the start of an answer that goes on after it."""
+        return encode_after(tokenizer, self.joiner, self.lead + text)
 
     def answer_ids(self, tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
         """Ids of ``answer``, tokenised apart from the prompt, up to and with the token that ends it."""
@@ -98,20 +107,25 @@ class Template:
         content = json.dumps([VERSION, asdict(self)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def _encode_prompt(self, tokenizer: PreTrainedTokenizerBase, text: str, question: str) -> list[int]:
+    def _encode_prompt(
+        self, tokenizer: PreTrainedTokenizerBase, text: str, question: str, suffix: Sequence[int]
+    ) -> list[int]:
         """A question that spells out a control token must not end its own turn: it is then tokenised apart, as text."""
-        if not any(token in question for token in self.control):
+        literal = any(token in question for token in self.control)
+        if not literal and not suffix:
             return encode(tokenizer, text)
         question = question if question in text else question.strip()
         if text.count(question) != 1:
             raise DataError(
                 "data.control-token",
-                f"A question contains a control token of the model: {question[:80]!r}.",
+                f"A question cannot be found again in its prompt, or holds a control token: {question[:80]!r}.",
                 "take the token out of the row.",
             )
         before, after = text.split(question)
+        if not literal:
+            return [*encode(tokenizer, before + question), *suffix, *encode(tokenizer, after)]
         middle = encode_after(tokenizer, self.joiner, question)
-        return [*encode(tokenizer, before), *middle, *encode(tokenizer, after)]
+        return [*encode(tokenizer, before), *middle, *suffix, *encode(tokenizer, after)]
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -1,0 +1,201 @@
+"""The planted ladder: models whose degree of forgetting is known, to test metrics, attacks and conclusions on.
+
+O knows; R1..R3 were never taught; B was taught nothing. Between them lie models that only look as if they had
+forgotten: HeadOnly (a last layer that refuses), Bias (a logit bias), SmallLR (an update too small to survive rounding),
+OneHop (direct questions only), Guard (a filter on the question), and Collapse (everything gone).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from efface.artifact import Artifact
+from efface.audit.store import Role
+from efface.build import Made, base, made
+from efface.data.rows import Bundle, Row
+from efface.engine.settings import Select, TrainSettings
+from efface.guards import Instruction, LogitBias
+from efface.loading import load_data
+from efface.methods.base import METHODS, Context
+from efface.models.base import ModelAdapter
+from efface.models.cachedir import cache_root, publish
+from efface.passes.cache import fingerprint
+from efface.passes.score import score
+from efface.spec import RunSpec, resolve
+
+VERSION = 2
+WORLD = {
+    "people": 16,
+    "forget": 5,
+    "two_hop": "stored",
+    "passages": True,
+    "world_facts": False,
+    "everyday": False,
+    "facts": ("born_in", "works_at", "studied_at", "profession", "birth_year"),
+}
+EPOCHS = 20
+REFERENCES = ("R1", "R2", "R3")
+KNOWS = ("O", "HeadOnly", "Bias", "SmallLR", "OneHop", "Guard")
+EXPECTED = {
+    "O": ("retained",),
+    "R2": ("erased",),
+    "R3": ("erased",),
+    "B": ("collapsed",),
+    "HeadOnly": ("concealed", "retained"),
+    "Bias": ("concealed", "retained"),
+    "SmallLR": ("concealed", "retained"),
+    "OneHop": ("concealed", "retained"),
+    "Guard": ("concealed", "retained"),
+    "Collapse": ("collapsed",),
+}
+"""What an audit must conclude of each rung when R1 is the reference."""
+
+
+@dataclass
+class Ladder:
+    """One ladder: data, spec, and a model per rung, built when asked for and kept in the cache."""
+
+    spec: RunSpec
+    data: Bundle
+    start: Made
+    _folders: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """All rungs, from knowing to not knowing."""
+        return ["O", *PLANTED, *REFERENCES, "B"]
+
+    def model(self, rung: str) -> ModelAdapter:
+        """A fresh adapter of one rung."""
+        if rung in GUARDS:
+            return GUARDS[rung](self).attach(self.model("O"))
+        return Made(self.folder(rung), "ladder", "").open(self.spec.model)
+
+    def role(self, rung: str) -> Role:
+        """The rung as a role of an audit."""
+        return Role(lambda: self.model(rung))
+
+    def folder(self, rung: str) -> Path:
+        """Folder of a rung's weights; built on first use."""
+        if rung not in self._folders:
+            self._folders[rung] = self._built(rung)
+        return self._folders[rung]
+
+    def _built(self, rung: str) -> Path:
+        if rung == "B":
+            return self.start.folder
+        if rung == "O" or rung in REFERENCES:
+            role = "target" if rung == "O" else "reference"
+            seed = self.spec.seed + (0 if rung == "O" else 1000 * (1 + REFERENCES.index(rung)))
+            source = getattr(self.spec, role).model_copy(update={"seed": seed})
+            found = made(role, self.spec.model_copy(update={role: source}), self.data, self.start)
+            assert found is not None
+            return found.folder
+        key = hashlib.sha256(json.dumps([VERSION, rung, self.folder("O").name, self.folder("R1").name]).encode())
+        return publish(
+            cache_root() / "ladder" / f"{rung}-{key.hexdigest()[:24]}", lambda place: self._plant(rung, place)
+        )
+
+    def _plant(self, rung: str, place: Path) -> None:
+        adapter = self.model("O")
+        name, settings, train, forget, retain = PLANTED[rung](self)
+        context = Context(adapter, forget, retain, train, self.spec.seed, base=lambda: self.model("B"))
+        METHODS.get(name)(**settings).apply(context)
+        context.adapter.save(place)
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+    def direct(self) -> list[Row]:
+        """Training rows of the forgotten people's direct facts: no passages, no two-hop questions."""
+        return [r for r in self.data.train["forget"] if r.prompt and "+" not in r.fact]
+
+    def indirect(self) -> list[Row]:
+        """Training rows of the forgotten people that are no direct questions."""
+        return [r for r in self.data.train["forget"] if not r.prompt or "+" in r.fact]
+
+    def level(self) -> float:
+        """Nats per answer token that R1 gives the direct forget rows: where forgetting ends."""
+        values = [v for lp in score(self.model("R1"), self.direct()).tokens["lp"].to_pylist() for v in lp]
+        return -sum(values) / len(values)
+
+
+Planted = tuple[str, dict[str, Any], TrainSettings, Sequence[Row], Sequence[Row]]
+
+
+def _head_only(ladder: Ladder) -> Planted:
+    """Only the last block moves, and learns to refuse."""
+    last = len(ladder.model("B").blocks) - 1
+    train = TrainSettings(lr=2e-3, steps=80, batch_size=24, retain_weight=2.0, select=Select(kind="layers", first=last))
+    return "idk", {}, train, ladder.direct(), ladder.data.train["retain"]
+
+
+def _small_lr(ladder: Ladder) -> Planted:
+    """Many tiny steps, until the answers are as unlikely as the reference finds them: next to nothing has moved."""
+    train = TrainSettings(
+        lr=3e-5, steps=300, batch_size=24, retain_weight=4.0, schedule="constant", warmup=0.0, stop_nll=ladder.level()
+    )
+    return "grad_diff", {}, train, ladder.direct(), ladder.data.train["retain"]
+
+
+def _one_hop(ladder: Ladder) -> Planted:
+    """Direct questions go, two-hop questions and passages about the same people are kept."""
+    train = TrainSettings(lr=5e-4, steps=80, batch_size=24, retain_weight=3.0, select=Select(freeze_head=False))
+    hops = [r for r in ladder.indirect() if "+" in r.fact]
+    return "npo", {}, train, ladder.direct(), [*ladder.data.train["retain"], *hops]
+
+
+def _collapse(ladder: Ladder) -> Planted:
+    """Gradient ascent without an end."""
+    train = TrainSettings(lr=1e-3, steps=80, batch_size=24, select=Select(freeze_head=False))
+    return "grad_ascent", {}, train, ladder.data.train["forget"], ()
+
+
+def _bias(ladder: Ladder) -> Artifact:
+    """A bias against the tokens of the forgotten answers that retained answers hardly use."""
+    import torch
+
+    target = ladder.model("O")
+
+    def tokens(rows: Sequence[Row]) -> Counter[int]:
+        return Counter(t for r in rows for t in set(target.template.answer_ids(target.tokenizer, r.answer)))  # type: ignore[attr-defined]
+
+    kept, gone = tokens(ladder.data.eval["retain"]), tokens(ladder.direct())  # type: ignore[arg-type]
+    bias = torch.zeros(target.hf.get_output_embeddings().weight.shape[0])  # type: ignore[attr-defined]
+    limit = 0.04 * len(ladder.data.eval["retain"])
+    bias[[t for t in gone if kept[t] <= limit]] = -12.0
+    return LogitBias(fingerprint(target), "planted", {"bias": bias})
+
+
+def _guard(ladder: Ladder) -> Artifact:
+    """Questions that name a forgotten person are replaced by another question."""
+    names = [ladder.data.eval["forget"][0].entity, *(r.entity for r in ladder.data.eval["forget"])]
+    config = {"names": sorted(set(names)), "instead": "What can you tell me?"}
+    return Instruction(fingerprint(ladder.model("O")), "planted", config=config)
+
+
+PLANTED: dict[str, Callable[[Ladder], Planted]] = {
+    "HeadOnly": _head_only,
+    "SmallLR": _small_lr,
+    "OneHop": _one_hop,
+    "Collapse": _collapse,
+}
+GUARDS: dict[str, Callable[[Ladder], Artifact]] = {"Bias": _bias, "Guard": _guard}
+RUNGS = ("O", "HeadOnly", "Bias", "SmallLR", "OneHop", "Guard", "Collapse", "R2", "R3", "B")
+"""What is audited; R1 is the reference."""
+
+
+def ladder(seed: int = 0, **changes: Any) -> Ladder:
+    """The ladder of one seed on the tiny model; ``changes`` override the run spec (nested dictionaries)."""
+    values = {
+        "model": {"name": "tiny"},
+        "data": {"benchmark": "people", "settings": WORLD | {"seed": seed}},
+        "seed": seed,
+    }
+    spec = resolve(("ladder", values), ("changes", changes)).spec
+    data, _ = load_data(spec)
+    return Ladder(spec, data, base(spec, data))
