@@ -19,6 +19,7 @@ from efface.errors import ModelError, NeedsError
 from efface.models.base import Batch, Encoded, ModelAdapter, Output
 from efface.models.kernels import only_labels, reading, stored_as, using_attention
 from efface.models.packing import Text, additive, pack
+from efface.models.sharing import forward_shared, shared_start
 from efface.models.tampering import Tampering
 from efface.models.template import Template, stop_ids
 
@@ -165,13 +166,14 @@ class CausalLM(ModelAdapter):
             )
         question = self._asked(getattr(row, prompt)) if prompt else ""
         start = self._prompt_ids(row.id, question) if question else None
-        gap = " " if self.tampering and self.tampering.forced else ""
+        forced = self.tampering is not None and self.tampering.forced_of(row.id) != ""
+        answer_ids = self.template.continued_ids if forced else self.template.answer_ids
         names, branches = [], []
         for name, text in _candidates(row, answers):
             if start is None:
                 prefix, body = self.template.document_ids(self.tokenizer, text)
             else:
-                prefix, body = start, self.template.answer_ids(self.tokenizer, gap + text)
+                prefix, body = start, answer_ids(self.tokenizer, text)
             names.append(name)
             branches.append((tuple(prefix), tuple(body)))
         ids = Text(branches[0][0] if branches else tuple(start or ()), tuple(b for _, b in branches))
@@ -201,7 +203,7 @@ class CausalLM(ModelAdapter):
         if self.tampering is None:
             return self.template.prompt_ids(self.tokenizer, question)
         ids = self.template.prompt_ids(self.tokenizer, question, self.tampering.suffix_of(row))
-        forced = self.tampering.forced
+        forced = self.tampering.forced_of(row)
         return [*ids, *self.template.forced_ids(self.tokenizer, forced)] if forced else ids
 
     def _problem(self, row: Row, ids: Text, names: Sequence[str], answers: Sequence[str]) -> str:
@@ -247,10 +249,15 @@ class CausalLM(ModelAdapter):
                 inputs["attention_mask"], self.dtype if self._evaluating else torch.float32
             )
         layers = tuple(hidden)
-        with reading(self, layers, stop=not logits) as found, only_labels(self.hf, batch.label_at if logits else None):
-            out = found.run(lambda: self.call(last_prompt=self._last_prompt(batch), **inputs, use_cache=cache))
+        if start := shared_start(self, batch, inputs):
+            out, states, kept = forward_shared(self, batch, inputs, start, layers, logits)
+        else:
+            places = batch.label_at if logits else None
+            with reading(self, layers, stop=not logits) as found, only_labels(self.hf, places):
+                out = found.run(lambda: self.call(last_prompt=self._last_prompt(batch), **inputs, use_cache=cache))
+            states, kept = found.states, out.past_key_values if cache else None
         scores = out.logits.reshape(-1, out.logits.shape[-1]).float() if logits else None
-        return Output(scores, found.states, out.past_key_values if cache else None)
+        return Output(scores, states, kept if cache else None)
 
     def _last_prompt(self, batch: Batch) -> Tensor | None:
         """Long[B]: the position that predicts the first answer token of each row; None where nobody asks."""
@@ -266,7 +273,7 @@ class CausalLM(ModelAdapter):
         if self.tampering is None:
             out = self.module(**inputs)
         else:
-            with self.tampering.editing(self, last_prompt):
+            with self.tampering.editing(self, last_prompt, inputs["input_ids"]):
                 out = self.module(**self.tampering.embedded(self, inputs))
         if self.logit_bias is not None:
             out.logits = out.logits + self.logit_bias.to(out.logits.device, out.logits.dtype)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from efface.data.rows import Bundle, ImageRow, Row
-from efface.errors import NeedsError, SpecError, nearest
+from efface.errors import ModelError, NeedsError, SpecError, nearest
 from efface.models import image_folders
 from efface.models.base import Batch, Encoded, ModelAdapter, Output
 from efface.models.capture import run
@@ -74,7 +74,7 @@ class Classifier(ModelAdapter):
         for what, values in (("mean", self.config.mean), ("std", self.config.std)):
             if len(values) not in (1, self.config.channels) or (what == "std" and min(values) <= 0):
                 fix = "give one value, or one per channel; std must be positive."
-                raise NeedsError("model.bad-config", f"{what} {list(values)} does not fit the channels.", fix)
+                raise ModelError("model.bad-config", f"{what} {list(values)} does not fit the channels.", fix)
 
     # -- identity -------------------------------------------------------------------------------------------------
     @classmethod

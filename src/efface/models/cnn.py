@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efface.data.rows import ImageRow, Rows
-from efface.errors import NeedsError, SpecError
+from efface.errors import ModelError, NeedsError
 from efface.settings import Settings, setting
 
 
@@ -62,7 +62,7 @@ class SmallCNN(nn.Module):
     def __init__(self, config: CNNConfig) -> None:
         super().__init__()
         if bad := [w for w in config.widths if w < 1 or w > 4096 or w % config.groups]:
-            raise SpecError(
+            raise ModelError(
                 "model.bad-config",
                 f"A stage width of {bad[0]} does not go with {config.groups} groups.",
                 "make every entry of widths a multiple of groups, at most 4096.",

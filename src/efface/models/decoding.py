@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from efface.models.kernels import only_labels
 from efface.models.packing import Text, pack
+
+GROUP = 64  # rows decoded together
+ROOM = 32  # positions by which a cache buffer grows
 
 
 @dataclass
@@ -57,102 +61,181 @@ def prefill(adapter: Any, group: list[Pending]) -> list[Pending]:
     ]
 
 
-@torch.no_grad()
-def decode(
-    adapter: Any, group: list[Pending], longest: int, draw: Callable[[int, Tensor], int] | None = None
-) -> Iterator[tuple[Pending, str]]:
-    """Yield (row with its ids, "stop" | "length") as rows finish; the end token is not among the ids. ``draw`` samples
-    (None: greedy). Rows whose keys are unknown are decoded from a fresh prefill."""
-    if not group:
-        return
-    if any(p.keys is None for p in group):
-        yield from _without_cache(adapter, group, longest, draw)
-        return
-    rows = list(range(len(group)))
-    if group[0].first is not None:
-        rows = yield from _say(adapter, group, rows, torch.stack([p.first for p in group]), longest, draw)  # type: ignore[misc]
-    if not rows:
-        return
-    cache, mask = _left_padded(adapter, [group[r] for r in rows])
-    while rows:
-        ids = torch.tensor([[group[r].ids[-1]] for r in rows], device=adapter.device)
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-        positions = mask.sum(1, keepdim=True) - 1
-        out = adapter.call(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+class Decoder:
+    """Decodes rows step by step, many at once; a row that ends makes room for one that waits.
+
+    ``longest``: tokens of an answer; ``draw(place, logits)`` samples (None: greedy). Finished rows come from ``run`` as
+    (row with its ids, "stop" | "length"); the end token is not among the ids.
+    """
+
+    def __init__(
+        self, adapter: Any, longest: int, draw: Callable[[int, Tensor], int] | None = None, group: int = GROUP
+    ) -> None:
+        self.adapter, self.longest, self.draw, self.group = adapter, longest, draw, group
+        self.waiting: list[Pending] = []
+        self.active: list[Pending] = []
+        self._cache: Any = None
+        self._mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.active)
+
+    @torch.no_grad()
+    def run(self, least: int = 0) -> Iterator[tuple[Pending, str]]:
+        """Decode until no more than ``least`` rows are under way; what is left goes on at the next call."""
+        while len(self) > least:
+            if self.waiting and len(self.active) <= self.group * 3 // 4:
+                yield from self._admit()
+            if not self.active:
+                continue
+            if self._cache is None:
+                yield from self._said(self._from_nothing())
+            else:
+                yield from self._said(self._next())
+
+    def _admit(self) -> Iterator[tuple[Pending, str]]:
+        """Take in waiting rows: the cache is laid out anew for old and new ones together."""
+        room = self.group - len(self.active)
+        new, self.waiting = self.waiting[:room], self.waiting[room:]
+        self._take_back()
+        kept = []
+        for row in new:
+            end = "" if row.first is None else self._append(row, row.first)
+            if end:
+                yield row, end
+            else:
+                kept.append(row)
+        self.active += kept
+        if self.active and all(row.keys is not None for row in self.active):
+            self._cache, self._mask = _left_padded(self.adapter, self.active)
+
+    def _take_back(self) -> None:
+        """Give the active rows their keys and values back."""
+        if self._cache is not None:
+            assert self._mask is not None
+            width = self._mask.shape[1]
+            for i, row in enumerate(self.active):
+                first = width - (len(row.ids) - 1)
+                row.keys = [(la.keys[i, :, first:], la.values[i, :, first:]) for la in self._cache.layers]
+        self._cache = self._mask = None
+
+    def _next(self) -> Tensor:
+        """Float[rows, V]: logits of the next token of every active row, from the cache."""
+        assert self._mask is not None
+        device = self.adapter.device
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.active), 1)], 1)
+        out = self.adapter.call(
+            input_ids=torch.tensor([[row.ids[-1]] for row in self.active], device=device),
+            attention_mask=self._mask,
+            position_ids=self._mask.sum(1, keepdim=True) - 1,
+            past_key_values=self._cache,
+            use_cache=True,
         )
-        left = yield from _say(adapter, group, rows, out.logits[:, -1], longest, draw)
-        if left and len(left) < len(rows):
-            kept = set(left)
-            keep = torch.tensor([k for k, r in enumerate(rows) if r in kept], device=adapter.device)
-            mask = mask[keep]
-            cache.batch_select_indices(keep)
-        rows = left
+        return out.logits[:, -1]
 
+    def _from_nothing(self) -> Tensor:
+        """The same by a full forward, for models whose cache cannot be cut and joined."""
+        rows, device = self.active, self.adapter.device
+        packed = pack([Text(tuple(row.ids), ()) for row in rows], self.adapter.pad)
+        width = packed.ids.shape[1]
+        last = torch.tensor([k * width + len(row.ids) - 1 for k, row in enumerate(rows)], device=device)
+        with only_labels(self.adapter.hf, last):
+            out = self.adapter.call(
+                last_prompt=torch.tensor([row.start - 1 for row in rows]),
+                input_ids=packed.ids.to(device),
+                attention_mask=packed.mask.to(device),
+                position_ids=packed.positions.to(device),
+                use_cache=False,
+            )
+        return out.logits.reshape(len(rows), -1)
 
-def _say(
-    adapter: Any,
-    group: list[Pending],
-    rows: list[int],
-    logits: Tensor,
-    longest: int,
-    draw: Callable[[int, Tensor], int] | None,
-) -> Iterator[tuple[Pending, str]]:
-    """Append the next token of every row; yields finished rows and returns the others."""
-    tokens = logits.argmax(-1).tolist() if draw is None else [draw(r, logits[k]) for k, r in enumerate(rows)]
-    left = []
-    for r, token in zip(rows, tokens, strict=True):
-        row = group[r]
-        if token in adapter.stops:
-            yield row, "stop"
-            continue
+    def _said(self, logits: Tensor) -> Iterator[tuple[Pending, str]]:
+        """Append a token to every active row; rows that end are yielded and leave the cache."""
+        best = logits.argmax(-1).tolist() if self.draw is None else [None] * len(logits)
+        ends = [self._append(row, logits[k], best[k]) for k, row in enumerate(self.active)]
+        if not any(ends):
+            return
+        yield from ((row, end) for row, end in zip(self.active, ends, strict=True) if end)
+        stay = [k for k, end in enumerate(ends) if not end]
+        self.active = [self.active[k] for k in stay]
+        if not self.active:
+            self._cache = self._mask = None
+        elif self._cache is not None:
+            assert self._mask is not None
+            keep = torch.tensor(stay, device=self.adapter.device)
+            self._mask = self._mask[keep]
+            self._cache.batch_select_indices(keep)
+
+    def _append(self, row: Pending, logits: Tensor, token: int | None = None) -> str:
+        """Say one more token; why the row ends with it ("" if it does not)."""
+        if token is None:
+            token = int(logits.argmax()) if self.draw is None else self.draw(row.place, logits)
+        if token in self.adapter.stops:
+            return "stop"
         row.ids.append(token)
-        if len(row.ids) - row.start >= longest or len(row.ids) >= adapter.context:
-            yield row, "length"
-        else:
-            left.append(r)
-    return left  # type: ignore[return-value]
+        long = len(row.ids) - row.start >= self.longest or len(row.ids) >= self.adapter.context
+        return "length" if long else ""
 
 
 def _left_padded(adapter: Any, group: list[Pending]) -> tuple[Any, Tensor]:
     """One cache for the group: keys right-aligned, zeros and mask 0 to their left."""
     from transformers import DynamicCache
 
-    lengths = [p.keys[0][0].shape[1] for p in group]  # type: ignore[index]
+    lengths = [row.keys[0][0].shape[1] for row in group]  # type: ignore[index]
     width, device = max(lengths), adapter.device
-    cache = DynamicCache()
+    joined = DynamicCache()
     for layer in range(len(group[0].keys)):  # type: ignore[arg-type]
         pair = []
         for side in (0, 1):
-            tensors = [p.keys[layer][side] for p in group]  # type: ignore[index]
+            tensors = [row.keys[layer][side] for row in group]  # type: ignore[index]
             out = tensors[0].new_zeros(len(group), tensors[0].shape[0], width, tensors[0].shape[2])
             for i, t in enumerate(tensors):
                 out[i, :, width - t.shape[1] :] = t
             pair.append(out)
-        cache.update(pair[0], pair[1], layer)
+        joined.update(pair[0], pair[1], layer)
+    joined.layers = [growing(layer) for layer in joined.layers]
     mask = torch.zeros(len(group), width, dtype=torch.long, device=device)
     for i, length in enumerate(lengths):
         mask[i, width - length :] = 1
-    for p in group:
-        p.keys = None
-    return cache, mask
+    for row in group:
+        row.keys = None
+    return joined, mask
 
 
-def _without_cache(
-    adapter: Any, group: list[Pending], longest: int, draw: Callable[[int, Tensor], int] | None
-) -> Iterator[tuple[Pending, str]]:
-    """One full forward per token, for models whose cache cannot be cut and joined."""
-    rows = list(range(len(group)))
-    while rows:
-        packed = pack([Text(tuple(group[r].ids), ()) for r in rows], adapter.pad)
-        width, device = packed.ids.shape[1], adapter.device
-        last = torch.tensor([k * width + len(group[r].ids) - 1 for k, r in enumerate(rows)], device=device)
-        with only_labels(adapter.hf, last):
-            out = adapter.call(
-                last_prompt=torch.tensor([group[r].start - 1 for r in rows]),
-                input_ids=packed.ids.to(device),
-                attention_mask=packed.mask.to(device),
-                position_ids=packed.positions.to(device),
-                use_cache=False,
-            )
-        rows = yield from _say(adapter, group, rows, out.logits.reshape(len(rows), -1), longest, draw)  # type: ignore[misc]
+def growing(layer: Any) -> Any:
+    """A cache layer that appends in place: the keys are a view of a buffer with room, so that a step copies one position
+    and not all of them."""
+    mine = _growing_class()()
+    mine.lazy_initialization(layer.keys, layer.values)
+    mine.keys, mine.values = layer.keys, layer.values
+    mine._room = (layer.keys, layer.values)
+    return mine
+
+
+@cache
+def _growing_class() -> type:
+    """Made on first use: importing transformers takes seconds."""
+    from transformers.cache_utils import DynamicLayer
+
+    class Growing(DynamicLayer):
+        def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            have, new = self.keys.shape[2], key_states.shape[2]
+            if self._room[0].shape[0] != len(key_states) or self._room[0].shape[2] < have + new:
+                self._room = tuple(_roomy(t, have + new + ROOM) for t in (self.keys, self.values))
+            for buffer, states in zip(self._room, (key_states, value_states), strict=True):
+                buffer[:, :, have : have + new] = states
+            self.keys, self.values = (buffer[:, :, : have + new] for buffer in self._room)
+            return self.keys, self.values
+
+        def batch_select_indices(self, indices: Tensor) -> None:
+            self._room = tuple(buffer[indices] for buffer in self._room)
+            self.keys, self.values = (buffer[:, :, : self.keys.shape[2]] for buffer in self._room)
+
+    return Growing
+
+
+def _roomy(states: Tensor, width: int) -> Tensor:
+    """``states`` Float[B, heads, T, D] at the start of a buffer of ``width`` positions."""
+    out = states.new_zeros(*states.shape[:2], width, states.shape[3])
+    out[:, :, : states.shape[2]] = states
+    return out

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from efface.errors import ModelError
+from efface.errors import ModelError, NeedsError
 from efface.models.cnn import ImageConfig
 from efface.models.folder_check import AGAIN
 from efface.settings import parse
@@ -47,7 +47,7 @@ def stages(folder: Path, module: nn.Module) -> tuple[str, ...]:
     for name, part in module.named_modules():
         if isinstance(part, nn.ModuleList) and len(part) > 1:
             return tuple(f"{name}.{i}" for i in range(len(part)))
-    raise ModelError(
+    raise NeedsError(
         "model.no-blocks",
         f"No stack of blocks was found in the model of {folder}.",
         "name its stages with feature_blocks.",

@@ -97,6 +97,10 @@ class Template:
         """Ids of ``answer``, tokenised apart from the prompt, up to and with the token that ends it."""
         return [*encode_after(tokenizer, self.joiner, self.lead + answer), *self.end]
 
+    def continued_ids(self, tokenizer: PreTrainedTokenizerBase, rest: str) -> list[int]:
+        """Ids of an answer that goes on with ``rest`` behind a forced start, up to and with the token that ends it."""
+        return [*encode_after(tokenizer, self.joiner, f" {rest}"), *self.end]
+
     def document_ids(self, tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
         """``(prefix, body)`` of a plain document: its own tokens, and what stands before the first of them (at least
         one id, so that it can be scored too)."""
@@ -122,10 +126,19 @@ class Template:
                 "take the token out of the row.",
             )
         before, after = text.split(question)
-        if not literal:
-            return [*encode(tokenizer, before + question), *suffix, *encode(tokenizer, after)]
-        middle = encode_after(tokenizer, self.joiner, question)
-        return [*encode(tokenizer, before), *middle, *suffix, *encode(tokenizer, after)]
+        start = (
+            [*encode(tokenizer, before), *encode_after(tokenizer, self.joiner, question)]
+            if literal
+            else encode(tokenizer, before + question)
+        )
+        return [*start, *suffix, *self._encode_rest(tokenizer, after)]
+
+    def _encode_rest(self, tokenizer: PreTrainedTokenizerBase, after: str) -> list[int]:
+        """Ids of what follows the question. Some tokenizers would put a blank before a text of its own; control tokens
+        in it are control tokens."""
+        lead = encode(tokenizer, self.joiner) if self.joiner else []
+        whole = encode(tokenizer, self.joiner + after)
+        return whole[len(lead) :] if whole[: len(lead)] == lead else encode(tokenizer, after)
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -13,11 +14,9 @@ from torch import Tensor
 from efface.data.rows import Rows
 from efface.engine.batches import cut
 from efface.models.base import Batch, Encoded, ModelAdapter
-from efface.models.decoding import Pending, decode, keys_of, prefill
+from efface.models.decoding import GROUP, Decoder, Pending, keys_of, prefill
 from efface.passes.tables import GENERATIONS
 from efface.settings import Settings, setting
-
-GROUP = 64  # rows decoded together
 
 
 class GenerateSettings(Settings):
@@ -38,7 +37,7 @@ class Greedy:
     ) -> None:
         self.adapter, self.encoded, self.longest = adapter, encoded, settings.max_new_tokens
         self.done: dict[int, tuple[list[int], str]] = {}
-        self._pending: list[Pending] = []
+        self._decoder = Decoder(adapter, self.longest)
 
     def take(self, batch: Batch, best: Tensor, hit: Tensor, cache: Any) -> None:
         """Read one scored batch: what the gold branch already tells, and where decoding must go on."""
@@ -50,8 +49,8 @@ class Greedy:
         guesses, hits, index = best.tolist(), hit.tolist(), batch.index.tolist()
         for row, labels in places.items():
             self._one(row, index[row], [guesses[k] for k in labels], [hits[k] for k in labels], cache)
-        if len(self._pending) >= GROUP:
-            self._flush(GROUP)
+        if len(self._decoder) >= 2 * GROUP:
+            self._decode(GROUP)
 
     def _one(self, row: int, place: int, guesses: list[int], hits: list[bool], cache: Any) -> None:
         """The argmax is what greedy decoding says as long as every earlier one was gold."""
@@ -66,17 +65,14 @@ class Greedy:
             text = self.encoded[place].payload
             length = len(text.prompt) + miss
             keys = keys_of(cache, row, length) if getattr(self.adapter, "_tree", None) is not False else None
-            self._pending.append(Pending(place, [*text.prompt, *said], len(text.prompt), keys))
+            self._decoder.waiting.append(Pending(place, [*text.prompt, *said], len(text.prompt), keys))
 
     def finish(self) -> None:
         """Decode what is left."""
-        while self._pending:
-            self._flush(GROUP)
+        self._decode(0)
 
-    def _flush(self, count: int) -> None:
-        self._pending.sort(key=lambda p: len(p.ids))
-        group, self._pending = self._pending[:count], self._pending[count:]
-        for item, finish in decode(self.adapter, group, self.longest):
+    def _decode(self, least: int) -> None:
+        for item, finish in self._decoder.run(least):
             self.done[item.place] = (item.ids[item.start :], finish)
 
 
@@ -86,41 +82,41 @@ def generate(
     """Answers to the prompts alone: greedy, or ``samples`` sampled ones per row. A row's samples depend on the seed and
     its id, not on the batch it is in."""
     encoded = [adapter.encode(row, prompt=prompt, answers=()) for row in rows]
-    tables = []
+    usable = [i for i, e in enumerate(encoded) if not e.problem and e.payload.prompt]
+    draw = None if settings.temperature == 0 else _sampler(settings, [row.id for row in rows])
+    decoder = Decoder(adapter, settings.max_new_tokens, draw)
+    done: dict[int, tuple[list[int], str]] = {}
     with adapter.evaluating():
-        for sample in range(settings.samples):
-            done: dict[int, tuple[list[int], str]] = {}
-            usable = [i for i, e in enumerate(encoded) if not e.problem and e.payload.prompt]
-            for part in cut(encoded, usable, token_budget):
-                for chunk in (part[k : k + GROUP] for k in range(0, len(part), GROUP)):
-                    group = prefill(
-                        adapter,
-                        [
-                            Pending(i, list(encoded[i].payload.prompt), len(encoded[i].payload.prompt), None)
-                            for i in chunk
-                        ],
-                    )
-                    draw = (
-                        None if settings.temperature == 0 else _sampler(settings, [rows[i].id for i in chunk], sample)
-                    )
-                    done |= {
-                        item.place: (item.ids[item.start :], finish)
-                        for item, finish in decode(adapter, group, settings.max_new_tokens, draw)
-                    }
-            tables.append(generation_table(adapter, rows, encoded, done, prompt, sample))
+        for part in cut(encoded, usable, token_budget):
+            prompts = [list(encoded[i].payload.prompt) for i in part]
+            ready = prefill(adapter, [Pending(i, ids, len(ids), None) for i, ids in zip(part, prompts, strict=True)])
+            decoder.waiting += [
+                replace(one, place=one.place * settings.samples + sample, ids=list(one.ids))
+                for sample in range(settings.samples)
+                for one in ready
+            ]
+            done |= {item.place: (item.ids[item.start :], end) for item, end in decoder.run(GROUP)}
+        done |= {item.place: (item.ids[item.start :], end) for item, end in decoder.run()}
+    tables = []
+    for sample in range(settings.samples):
+        mine = {i: done[i * settings.samples + sample] for i in usable}
+        tables.append(generation_table(adapter, rows, encoded, mine, prompt, sample))
     return pa.concat_tables(tables)
 
 
-def _sampler(settings: GenerateSettings, ids: Sequence[str], sample: int) -> Any:
-    """A function (row, Float[V] logits) -> token, with one generator per row."""
-    streams = [torch.Generator().manual_seed(_seed(settings.seed, name, sample)) for name in ids]
+def _sampler(settings: GenerateSettings, ids: Sequence[str]) -> Any:
+    """A function (place, Float[V] logits) -> token, with one generator per row and sample."""
+    streams: dict[int, torch.Generator] = {}
 
-    def draw(row: int, logits: Tensor) -> int:
+    def draw(place: int, logits: Tensor) -> int:
+        if place not in streams:
+            row, sample = divmod(place, settings.samples)
+            streams[place] = torch.Generator().manual_seed(_seed(settings.seed, ids[row], sample))
         scaled = logits.float().cpu() / settings.temperature
         if settings.top_k:
             kept = scaled.topk(min(settings.top_k, len(scaled)))
-            return int(kept.indices[torch.multinomial(kept.values.softmax(0), 1, generator=streams[row])])
-        return int(torch.multinomial(scaled.softmax(0), 1, generator=streams[row]))
+            return int(kept.indices[torch.multinomial(kept.values.softmax(0), 1, generator=streams[place])])
+        return int(torch.multinomial(scaled.softmax(0), 1, generator=streams[place]))
 
     return draw
 
