@@ -17,7 +17,7 @@ from efface.models.open import open_model
 from efface.progress import SILENT, Progress
 from efface.spec import ModelSpec, RunSpec, SourceSpec
 
-RECIPE_VERSION = 2  # raised when the same settings would no longer give the same weights
+RECIPE_VERSION = 1  # raised when the same settings would no longer give the same weights
 
 
 @dataclass(frozen=True)
