@@ -1,5 +1,8 @@
-"""The straightforward way of working, as common scripts do it: padded batches in file order, logits at every position, a
-forward per metric, plain generation, a frozen copy of the model for reference log-probs. The yardstick of ``speed.py``."""
+"""The straightforward way of working, as common scripts do it; the yardstick of ``speed.py``.
+
+Padded batches in file order, logits at every position, a forward per metric, plain generation, a frozen copy of the
+model for reference log-probs.
+"""
 
 from __future__ import annotations
 

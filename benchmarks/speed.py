@@ -1,4 +1,4 @@
-"""Speed and memory of evaluation and of one NPO step, side by side with the straightforward way, on the same model and rows.
+"""Speed and memory of evaluation and of one NPO step, beside the straightforward way, on the same model and rows.
 
     python benchmarks/speed.py --model smollm2-135m --tofu FOLDER --share 0.2 --out benchmarks/results
 

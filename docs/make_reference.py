@@ -1,10 +1,15 @@
-"""Writes docs/methods.md, metrics.md and attacks.md from the Cards. Run it after changing one: python docs/make_reference.py"""
+"""Writes docs/methods.md, metrics.md and attacks.md from the Cards, and docs/errors.md from the source.
+
+Run it after changing one of them: python docs/make_reference.py. With --check it says which page is out of date.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 from typing import Any
+
+import make_errors
 
 from efface import api
 from efface.settings import describe
@@ -55,12 +60,13 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
+    pages = {kind: page(kind) for kind in ("methods", "metrics", "attacks")} | {"errors": make_errors.page()}
     stale = [
-        kind
-        for kind in ("methods", "metrics", "attacks")
-        if not (HERE / f"{kind}.md").is_file() or (HERE / f"{kind}.md").read_text() != page(kind)
+        name
+        for name, text in pages.items()
+        if not (HERE / f"{name}.md").is_file() or (HERE / f"{name}.md").read_text() != text
     ]
     if "--check" in sys.argv:
         sys.exit(f"out of date: {', '.join(stale)}" if stale else 0)
-    for kind in stale:
-        (HERE / f"{kind}.md").write_text(page(kind))
+    for name in stale:
+        (HERE / f"{name}.md").write_text(pages[name])

@@ -23,8 +23,8 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for all test processes of a run: models are built once, under the cache's own lock. ``EFFACE_TEST_CACHE``
-    keeps it from one run to the next (models are cached by content)."""
+    """One cache for all test processes of a run: models are built once, under the cache's own lock.
+    ``EFFACE_TEST_CACHE`` keeps it from one run to the next (models are cached by content)."""
     if kept := os.environ.get("EFFACE_TEST_CACHE"):
         return Path(kept)
     base = tmp_path_factory.getbasetemp()

@@ -42,13 +42,25 @@ def audit(unlearned: Path | str, spec: Resolved | RunSpec | dict[str, Any], *, p
     return pipeline.audit(Path(unlearned), _resolved(spec), progress)
 
 
-def bench(what: str, specs: Sequence[Resolved], board: Path | str, *, progress: Progress = SILENT) -> dict[str, Any]:
-    """Run several specs and write ``leaderboard.json`` / ``.md`` to ``board``; the table. ``what`` is ``methods``."""
-    from efface import bench as benching
+def bench(
+    what: str, specs: Sequence[Resolved], board: Path | str, *, progress: Progress = SILENT, **options: Any
+) -> dict[str, Any]:
+    """One comparison of many runs, written to the folder ``board``; its table. ``what``: "methods" compares the methods
+    and seeds of ``specs`` (``options``: ``jobs``, ``budget`` and ``calibrate``, see ``efface.bench.methods``); "metrics" and
+    "attacks" run on the planted ladder (``options``: ``seeds``, ``suite``, ``jobs``, see ``efface.bench.ladder``)."""
+    from efface.bench import bench_named
 
-    if what != "methods":
-        raise SpecError("bench.unknown", f"There is no bench {what!r}.", nearest(what, ("methods",)))
-    return benching.methods(specs, Path(board), progress)
+    return bench_named(what).run(specs, Path(board), progress=progress, **options)
+
+
+def tune(
+    spec: Resolved | RunSpec | dict[str, Any], out: Path | str, *, progress: Progress = SILENT, **options: Any
+) -> Any:
+    """Search settings of a method on rows that its audit never scores; the result, also written to the folder ``out``
+    (``options``: ``space``, ``trials``, ``minutes`` and ``calibrate``, see ``efface.tuning``)."""
+    from efface.tuning import tune as search
+
+    return search(_resolved(spec), Path(out), progress=progress, **options)
 
 
 def check(spec: Resolved | RunSpec | dict[str, Any], unlearned: Path | str | None = None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Artifact: what a method returns. ``attach`` puts it on the target and gives a model again.
 
-Kinds: ``weights`` (changed tensors), ``edit`` (the same, from a closed-form change), ``adapter`` (LoRA), ``logit_wrapper``
-(changes next-token logits), ``input_guard`` (changes what the model is asked) and ``retrieval_guard`` (answers from a
-store). Strength 0 is the target itself, bit for bit; save -> load gives the same outputs.
+Kinds: ``weights`` (changed tensors), ``edit`` (the same, from a closed-form change), ``adapter`` (LoRA),
+``logit_wrapper`` (changes next-token logits), ``input_guard`` (changes what the model is asked) and ``retrieval_guard``
+(answers from a store). Strength 0 is the target itself, bit for bit; save -> load gives the same outputs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Artifact:
             CLASSES[cls.kind] = cls
 
     def attach(self, target: ModelAdapter, strength: float = 1.0) -> ModelAdapter:
-        """A new adapter with this artifact on it; ``target`` is left untouched. Strength 0 is the target, bit for bit."""
+        """A new adapter with this artifact on it; ``target`` stays untouched. Strength 0 is the target, bit for bit."""
         from efface.passes.cache import fingerprint
 
         if (found := fingerprint(target)) != self.target:
@@ -133,9 +133,13 @@ class Weights(Artifact):
         import torch
 
         state = model.module.state_dict()
+        done: set[int] = set()
         with torch.no_grad():
             for name, value in self.tensors.items():
                 place = state[name]
+                if place.data_ptr() in done:  # a tied tensor under its second name
+                    continue
+                done.add(place.data_ptr())
                 new = value.to(place.device, place.dtype)
                 place.copy_(new if strength == 1 else place + strength * (new - place))
 

@@ -126,7 +126,7 @@ def _initialised(spec: RunSpec, data: Bundle) -> Made:
             return
         from efface.models.tiny import tiny_folder
 
-        # evaluation rows too: a name that the tokenizer never saw falls to pieces, and would look unfamiliar for that alone
+        # evaluation rows too: a name that the tokenizer never saw falls to pieces, and looks unfamiliar for that alone
         texts = [
             text
             for half in (data.train, data.eval)

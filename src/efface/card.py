@@ -10,9 +10,9 @@ from typing import Any
 class Card:
     """Provenance of one published component.
 
-    ``confirmed`` lists what was checked against the paper or the authors' code, ``derived`` what had to be designed here
-    because no detail was found, ``differs`` where we deliberately depart from the released code and why, ``tested``
-    what our own tests and small runs show (with figures).
+    ``confirmed`` lists what was checked against the paper or the authors' code, ``derived`` what had to be designed
+    here because no detail was found, ``differs`` where we deliberately depart from the released code and why,
+    ``tested`` what our own tests and small runs show (with figures).
     """
 
     title: str

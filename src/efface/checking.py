@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
 from efface.attacks.base import ATTACKS
+from efface.audit import planning
 from efface.audit.measure import pairs
 from efface.audit.store import ROLE_TEXT
 from efface.data.rows import Bundle
+from efface.estimating import attack_minutes, memory_gib, parameters, training_seconds
 from efface.refusing import check_unlearned, method_for, refuse_early
 from efface.spec import Resolved, RunSpec
 from efface.suites import Suite
 
-KNOWN_SIZES = {"smollm2-135m": 134_500_000, "tiny": 1_500_000, "cnn": 70_000}
-TOKENS_PER_SECOND = 520 * 134_500_000 / 2  # training tokens x parameters per second and core, measured on a 2-core CPU
-CHARACTERS_PER_TOKEN = 4.0
+ROUGH = "a rough estimate from figures of a 2-core CPU"
 
 
 def plan(resolved: Resolved, unlearned: Path | None = None) -> dict[str, Any]:
@@ -35,6 +33,7 @@ def plan(resolved: Resolved, unlearned: Path | None = None) -> dict[str, Any]:
     roles = {role for role in ("target", "reference") if getattr(spec, role).kind != "none"}
     roles |= {"unlearned"} if unlearned else {"unlearned", "target"}
     size = parameters(spec)
+    seconds = training_seconds(spec, data, size) if unlearned is None else None
     result = {
         "method": spec.method.name if unlearned is None else "audit",
         "model": spec.model.name,
@@ -44,8 +43,9 @@ def plan(resolved: Resolved, unlearned: Path | None = None) -> dict[str, Any]:
         "eval": {k: len(v) for k, v in data.eval.items()},
         "not_computed": list(dict.fromkeys(not_computed(roles, data, suite))),
         "parameters": size,
-        "memory_gib": _memory(size),
-        "minutes": _minutes(spec, data, size) if unlearned is None else None,
+        "memory_gib": memory_gib(size),
+        "minutes": round(sum(seconds.values()) / 60, 1) if seconds else None,
+        **priced(spec, data, suite, roles, size),
         "origins": resolved.origins,
     }
     return result | {"lines": list(_lines(result))}
@@ -67,45 +67,18 @@ def not_computed(roles: Set[str], data: Bundle, suite: Suite) -> Iterator[str]:
             yield f"attack {entry.label or entry.name}: {reason or 'excess, ' + ROLE_TEXT[controls[0]]}"
 
 
-def parameters(spec: RunSpec) -> int | None:
-    """Parameter count of the base model, from safetensors headers where it is a folder; None if unknown."""
-    if spec.model.name in KNOWN_SIZES:
-        return KNOWN_SIZES[spec.model.name]
-    folder = Path(spec.model.name)
-    if not folder.is_dir():
-        return None
-    from safetensors import safe_open
-
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="np") as tensors:
-            total += sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())
-    return total or None
-
-
-def _memory(size: int | None) -> float | None:
-    """Peak of unlearning in GiB: float32 weights twice (target and copy), gradients and two moments, plus 1 GiB."""
-    return None if size is None else round((2 + 1 + 2) * 4 * size / 2**30 + 1, 1)
-
-
-def _minutes(spec: RunSpec, data: Bundle, size: int | None) -> float | None:
-    """Rough training time on the CPU (target, reference and method); None for a GPU or an unknown model."""
-    if size is None or spec.model.device.startswith("cuda") or data.modality != "text":
-        return None
-    rate = TOKENS_PER_SECOND * (os.cpu_count() or 1) / size
-
-    def tokens(rows: Any) -> float:
-        return sum(20 + (len(r.prompt) + len(r.answer)) / CHARACTERS_PER_TOKEN for r in rows)
-
-    forget, retain = tokens(data.train.get("forget", ())), tokens(data.train.get("retain", ()))
-    build = sum(
-        getattr(spec, role).train.epochs * (retain + (forget if role == "target" else 0))
-        for role in ("target", "reference")
-        if getattr(spec, role).kind == "train"
-    )
-    rows = max(1, len(data.train.get("forget", ())))
-    steps = spec.train.steps or math.ceil(spec.train.epochs * rows / min(spec.train.batch_size, rows))
-    return round((build + steps * spec.train.batch_size * 2 * forget / rows) / rate / 60, 1)
+def priced(spec: RunSpec, data: Bundle, suite: Suite, roles: Set[str], size: int | None) -> dict[str, Any]:
+    """Attacks of the suite that can run, cheapest first: {label, forwards (row forwards on all models together),
+    minutes (None: not estimated), fits (into ``audit.minutes``, by this estimate)}; and what is left out, with why."""
+    entries, left_out = planning.allowed(suite.attacks, spec.audit.threat, spec.audit.attacks)
+    planned = [p for p in planning.by_price(entries, data, sorted(roles)) if p.forwards]
+    attacks, spent = [], 0.0
+    for one, minutes in zip(planned, attack_minutes(spec, data, size, planned), strict=True):
+        fits = spec.audit.minutes is None or minutes is None or spent + minutes <= spec.audit.minutes
+        spent += minutes if fits and minutes else 0.0
+        label = one.entry.label or one.entry.name
+        attacks.append({"label": label, "forwards": round(one.forwards), "minutes": minutes, "fits": fits})
+    return {"audit_minutes": spec.audit.minutes, "attacks": attacks, "attacks_left_out": left_out}
 
 
 def _lines(r: dict[str, Any]) -> Iterator[str]:
@@ -115,8 +88,27 @@ def _lines(r: dict[str, Any]) -> Iterator[str]:
     if r["parameters"]:
         yield f"{r['parameters'] / 1e6:.1f} M parameters; about {r['memory_gib']} GiB of memory at the peak"
     yield "time: " + (
-        f"about {r['minutes']} minutes of training on this CPU (a rough estimate, within a factor of two)"
-        if r["minutes"]
-        else "not estimated for this device, model or data"
+        f"{_about(r['minutes'])} of training on this CPU ({ROUGH})"
+        if r["minutes"] is not None
+        else "training is not estimated for this device, model or data"
     )
+    yield from _attack_lines(r)
     yield from (f"not computed - {line}" for line in r["not_computed"])
+
+
+def _attack_lines(r: dict[str, Any]) -> Iterator[str]:
+    """Every attack with its price; what a time limit leaves out by this estimate (the run itself measures)."""
+    limit = r["audit_minutes"]
+    if r["attacks"]:
+        known = [a["minutes"] for a in r["attacks"] if a["minutes"] is not None]
+        total = f", {_about(sum(known))} in all ({ROUGH})" if known else ""
+        allowed = f"{limit:g} minutes are allowed" if limit else "no limit is set"
+        yield f"attacks, cheapest first{total}; {allowed} (audit.minutes)"
+    for a in r["attacks"]:
+        time = f", {_about(a['minutes'])}" if a["minutes"] is not None else ""
+        yield f"  {a['label']}: {a['forwards']:,} row forwards{time}" + ("" if a["fits"] else "; does not fit any more")
+    yield from (f"  left out - {reason}" for reason in r["attacks_left_out"])
+
+
+def _about(minutes: float) -> str:
+    return "less than 0.1 minutes" if minutes < 0.05 else f"about {minutes:.1f} minutes"

@@ -20,7 +20,7 @@ PACKAGES = (
     "pyarrow",
     "rouge-score",
 )
-EXTRAS = {"datasets": "hub", "huggingface-hub": "hub", "bitsandbytes": "quant", "optuna": "hpo", "lm-eval": "harness"}
+EXTRAS = {"datasets": "hub", "huggingface-hub": "hub", "bitsandbytes": "quant", "optuna": "tune", "lm-eval": "harness"}
 
 BF16 = {
     "amx": "_is_amx_tile_supported",

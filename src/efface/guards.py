@@ -1,4 +1,4 @@
-"""Artifacts that leave the weights alone: a bias on next-token logits, and an instruction in front of every question."""
+"""Artifacts that leave the weights alone: a bias on next-token logits, an instruction in front of every question."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class LogitBias(Artifact):
 
 
 class Instruction(Artifact):
-    """``config["instruction"]`` is put in front of every question. With ``config["names"]``, only of questions that hold one
-    of these texts (whole words, any case); ``config["instead"]``, if there, then replaces such a question altogether.
-    Conceals, erases nothing. Strength is on or off."""
+    """``config["instruction"]`` is put in front of every question. With ``config["names"]``, only of questions that
+    hold one of these texts (whole words, any case); ``config["instead"]``, if there, then replaces such a question
+    altogether. Conceals, erases nothing. Strength is on or off."""
 
     kind = "input_guard"
 

@@ -10,7 +10,7 @@ from efface.spec import RunSpec
 
 
 def load_data(spec: RunSpec) -> tuple[Bundle, Any]:
-    """(rows, the request behind them, with the hash of every file). A benchmark run gets a request that names the benchmark."""
+    """(rows, the request behind them, with the hash of every file). A benchmark run gets a request that names it."""
     from efface.data.benchmarks.base import BENCHMARKS
     from efface.request import DataRef, ForgetRequest
 

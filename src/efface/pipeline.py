@@ -132,12 +132,14 @@ def _save(artifact: Artifact, after: ModelAdapter, folder: Path) -> None:
 
 
 def _moved(artifact: Artifact, before: ModelAdapter, name: str, context: Any) -> dict[str, Any]:
-    """Share of weights that changed, and a warning when updates vanished."""
-    total = sum(p.numel() for p in before.module.parameters())
+    """Share of the trained weights that changed, and a warning when updates vanished. A tensor that two layers share (a
+    tied head) counts once, and buffers are no weights."""
     if not isinstance(artifact, Weights):
         return {"moved_share": None, "warnings": []}
-    state = before.module.state_dict()
-    moved = sum(int((value.to(state[k].device) != state[k]).sum()) for k, value in artifact.tensors.items())
+    params = dict(before.module.named_parameters())  # each tensor under its first name only
+    total = sum(p.numel() for p in params.values())
+    changed = ((params[k], value) for k, value in artifact.tensors.items() if k in params)
+    moved = sum(int((value.to(p.device) != p).sum()) for p, value in changed)
     free = context.notes.get("training", {}).get("trained_parameters", total) or total
     share = moved / free
     warnings = []
@@ -156,6 +158,7 @@ def _finish(
     there = {role: m for role, m in made.items() if m}
     with run.stage("audit"):
         result = auditing.run(spec, run.data, there, unlearned, run.folder, run.progress)
+    about = {"name": run.data.name, "sha256": run.data.digest(), **run.data.facts}
     with run.stage("record"):
         warnings = list(dict.fromkeys([*training.get("warnings", ()), *result.warnings]))
         write_json(run.folder / "training.json", training | {"stages": run.seconds, "warnings": warnings})
@@ -165,7 +168,7 @@ def _finish(
                 seeds={"run": spec.seed},
                 models={r: {"origin": m.origin, "key": m.key, "made": m.summary} for r, m in there.items()},
                 fingerprints=result.fingerprints,
-                data={"name": run.data.name, "sha256": run.data.digest(), **run.data.facts},
+                data=run.privacy.values(about) if run.privacy else about,
             ),
         )
     from efface.report import write_reports

@@ -1,4 +1,4 @@
-"""A run under way: its directory is claimed by one process at a time, and gone again if the user has to fix something."""
+"""A run under way: one process at a time has its directory, which is gone again if the user has to fix something."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from efface.data.rows import Bundle
 from efface.errors import EffaceError, RecordError
@@ -16,6 +17,7 @@ from efface.progress import Progress
 from efface.request import ForgetRequest
 from efface.runs.files import FREE_SPACE, read_json
 from efface.runs.layout import RunDir, write_json, write_text
+from efface.runs.privacy import Privacy, for_run
 from efface.runs.record import RunRecord
 from efface.spec import Resolved
 from efface.suites import Suite
@@ -23,13 +25,14 @@ from efface.suites import Suite
 
 @dataclass
 class Run:
-    """One run: what it is to do, and where it writes. ``checkpoints`` lie in its own directory, so no other run has them."""
+    """One run: what it is to do, and where it writes. ``checkpoints`` lie in its directory: no other run has them."""
 
     resolved: Resolved
     data: Bundle
     folder: Path
     record: RunRecord
     progress: Progress
+    privacy: Privacy | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -46,7 +49,7 @@ class Run:
             yield
         except BaseException as error:
             error = _full_disk(error, self.folder)
-            self.record.fail(name, error)
+            self.record.fail(name, _concealed(error, self.privacy))
             raise error
         self.seconds[name] = round(time.perf_counter() - started, 2)
         self.record.event("stage-done", stage=name, seconds=self.seconds[name])
@@ -61,13 +64,15 @@ def running(
     When the user has to fix something (an ``EffaceError`` with exit code 1) before anything was unlearned, a new run
     directory is removed again. Anything else leaves a run that the same command goes on with.
     """
-    record, fresh = _claim(resolved, request, name)
+    privacy = for_run(data, keep_text=resolved.spec.keep_text)
+    concealed = privacy.values(request.to_json()) if privacy else request.to_json()
+    record, fresh = _claim(resolved, concealed, name)
     folder = record.run.path
     try:
         write_text(folder / "spec.yaml", resolved.to_yaml())
-        write_json(folder / "request.json", request.to_json())
+        write_json(folder / "request.json", concealed)
         write_json(folder / "suite.json", suite.model_dump(mode="json"))
-        yield Run(resolved, data, folder, record, progress)
+        yield Run(resolved, data, folder, record, progress, privacy)
     except EffaceError as error:
         if fresh and error.exit_code == 1 and not (folder / "model").exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -76,7 +81,7 @@ def running(
         record.close()
 
 
-def _claim(resolved: Resolved, request: ForgetRequest, name: str) -> tuple[RunRecord, bool]:
+def _claim(resolved: Resolved, request: dict[str, Any], name: str) -> tuple[RunRecord, bool]:
     """(record, whether its directory is new). Another process may take a directory between looking and locking."""
     root = Path(resolved.spec.out)
     while True:
@@ -91,9 +96,18 @@ def _claim(resolved: Resolved, request: ForgetRequest, name: str) -> tuple[RunRe
                 raise
 
 
-def _same_request(run: RunDir, request: ForgetRequest) -> bool:
+def _same_request(run: RunDir, request: dict[str, Any]) -> bool:
     """Whether the run was about the same rows: the spec names a request file, not what is in it."""
-    return not run.request.is_file() or read_json(run.request) == request.to_json()
+    return not run.request.is_file() or read_json(run.request) == request
+
+
+def _concealed(error: BaseException, privacy: Privacy | None) -> BaseException | str:
+    """``error`` as the record may tell it: its message may quote a row."""
+    if privacy is None or isinstance(error, KeyboardInterrupt):
+        return error
+    if isinstance(error, EffaceError):
+        return type(error)(error.code, privacy.text(error.cause), error.fix)
+    return f"{type(error).__name__}: {privacy.text(str(error))}"
 
 
 def _full_disk(error: BaseException, folder: Path) -> BaseException:

@@ -116,7 +116,7 @@ class Resolved:
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def to_yaml(self) -> str:
-        """The resolved spec as YAML; every line that is not a default carries its origin as a comment-free side table."""
+        """The resolved spec as YAML, with the origin of everything that is not a default in a table beside it."""
         body = {"spec": self.spec.model_dump(mode="json"), "origins": self.origins, "hash": self.hash}
         return yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
 

@@ -128,7 +128,7 @@ def test_check_says_early_what_will_not_be_computed(cli) -> None:
 
 
 def test_audit_of_folders_exits_3_when_knowledge_is_there(run: Path, cli, tmp_path: Path) -> None:
-    """The target audited as if it were unlearned: retained, exit 3. No reference: inconclusive, exit 0, excess not computed."""
+    """The target audited as if it were unlearned: retained, exit 3. No reference: inconclusive, exit 0, no excess."""
     from efface.build import base, made
     from efface.loading import load_data
     from efface.spec import load, parse_spec
@@ -253,7 +253,10 @@ def test_doctor(cli) -> None:
 
 def test_import_is_instant() -> None:
     """``import efface`` loads no torch and takes under 0.3 s of CPU time; ``--help`` loads no torch either."""
-    code = "import time; s = time.process_time(); import efface; t = time.process_time() - s; import sys; print(t, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    code = (
+        "import time; s = time.process_time(); import efface; t = time.process_time() - s; import sys; "
+        "print(t, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    )
     took, torch, numpy = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
     ).stdout.split()

@@ -11,6 +11,7 @@ from typing import Any
 from made_up_parts import CONCLUSION, PROVENANCE, SPEC, curves, training
 
 from efface.runs.layout import RunDir, write_json, write_text
+from efface.runs.privacy import Privacy
 from efface.runs.record import RunRecord
 from efface.runs.samples import write_sample_rows
 
@@ -88,7 +89,9 @@ def make(
         )
         write_json(run.rows, {"schema": 1, "rows": _per_row(rows)})
         for role in roles:
-            write_sample_rows(run.sample(role), _samples(rows, role, texts or {}), keep_text=keep_text, key=KEY)
+            write_sample_rows(
+                run.sample(role), _samples(rows, role, texts or {}), privacy=None if keep_text else Privacy(KEY)
+            )
         for curve in curves() if attacks else ():
             headline = curve["metric"] == "probability" and curve["rows"] == "forget"
             name = "curve.json" if headline else f"curve-{curve['metric']}.{curve['rows']}.json"

@@ -1,4 +1,4 @@
-"""Artifacts: strength 0 is the target bit for bit, save -> load gives the same outputs, strengths between mix, guards guard."""
+"""Artifacts: strength 0 is the target bit for bit, save -> load gives the same outputs, strengths mix, guards guard."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_other_target_is_refused(b) -> None:
 
 
 def test_logit_bias_conceals_and_leaves_weights_alone(b, tmp_path: Path) -> None:
-    """A bias against the end token: nothing ends any more, in scoring and in generation; the weights are the target's."""
+    """A bias against the end token: nothing ends any more, scored or generated; the weights are the target's."""
     target, rows = b.model("target"), list(b.data.eval["forget"])[:3]
     bias = torch.zeros(len(target.tokenizer))
     bias[sorted(target.stops)] = -1e4

@@ -15,7 +15,8 @@ from efface.testing.bench import bench
 
 
 def test_rounding_by_hand() -> None:
-    """max|w| = 8, 3 bits: step 8 / 4 = 2, codes -4 .. 3. 8 -> code 4, clipped to 3 -> 6; -8 -> -8; 3.2 -> 4; 0.9 -> 0; 1.1 -> 2."""
+    """max|w| = 8, 3 bits: step 8 / 4 = 2, codes -4 .. 3. 8 -> code 4, clipped to 3 -> 6; -8 -> -8; 3.2 -> 4; 0.9 -> 0;
+    1.1 -> 2."""
     w = torch.tensor([[8.0, -8.0, 3.2, 0.9, 1.1]])
     assert round_tensor(w, 3, -1).tolist() == [[6.0, -8.0, 4.0, 0.0, 2.0]]
 

@@ -102,6 +102,32 @@ def test_utility_by_hand() -> None:
     assert half.flag and half.share == pytest.approx(0.6)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "kept", "flag"),
+    [
+        (0.9, 0.5, 0.5, False),
+        (0.9, 0.42, 0.4, True),
+        (0.9, 0.1, 0.0, True),
+        (0.9, 0.0, 0.0, True),
+        (0.5, 0.5, 1.0, False),
+    ],
+)
+def test_utility_is_counted_from_chance(before: float, after: float, kept: float, flag: bool) -> None:
+    """Guessing among ten classes gives .1: from .9 to .5 keeps .4 / .8, and a model that only guesses keeps nothing,
+    where .1 / .9 would say 11%."""
+    o, u = (Score("accuracy", "retain", v, low=v - 0.05, high=v + 0.05, extra={"chance": 0.1}) for v in (before, after))
+    (one,) = utility([u], [o], ["retain"], ["accuracy"])
+    assert (one.flag, one.share) == (flag, pytest.approx(1 - kept)) and "guessing gives 0.100" in one.says
+
+
+def test_nothing_can_be_lost_where_the_target_guessed() -> None:
+    """.12 with an interval from .07 is not above .1: no share, no flag, and it is said."""
+    o, u = (Score("accuracy", "retain", v, low=v - 0.05, extra={"chance": 0.1}) for v in (0.12, 0.0))
+    (one,) = utility([u], [o], ["retain"], ["accuracy"])
+    assert one.share is None and not one.flag and "cannot be said" in one.says
+    assert conclude([*CLEAN, one], has_reference=True, n=40, not_tested=()).label == "erased"
+
+
 def test_difference_needs_common_rows() -> None:
     assert difference({"a": 1.0}, {"b": 1.0}, {}, seed=0, resamples=100) is None
     assert difference({"a": None}, {"a": 1.0}, {}, seed=0, resamples=100) is None  # type: ignore[dict-item]

@@ -1,4 +1,4 @@
-"""The loop: same bits for the same seed, micro-batches that change nothing, resume, selection, masks, schedules, processes."""
+"""The loop: same bits for the same seed, micro-batches, resume, selection, masks, schedules, processes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def test_same_seed_same_bits_and_other_seed_other_bits(lm) -> None:
 
 
 def test_micro_batches_change_nothing(lm) -> None:
-    """Two steps of SGD-like size: the gradient of 8 x 1 and 1 x 8 agree to rounding; AdamW's first step only has its sign."""
+    """Two steps of SGD-like size: the gradient of 8 x 1 and 1 x 8 agree to rounding; AdamW's first step only has its
+    sign."""
     whole, split = (
         trained(lm, FAST.model_copy(update={"token_budget": budget, "steps": 2, "optimizer": "sgd", "lr": 0.5}))
         for budget in (1 << 16, 1)
@@ -198,7 +199,10 @@ from efface.engine.settings import Select, TrainSettings
 from efface.testing.bench import bench
 b = bench("causal_lm")
 adapter = b.model("base")
-fit(adapter, list(b.data.train["retain"])[:24], TrainSettings(lr=0.5, optimizer="sgd", steps=2, batch_size=8, token_budget=64, warmup=0.0, select=Select(freeze_head=False)), seed=1)
+settings = TrainSettings(
+    lr=0.5, optimizer="sgd", steps=2, batch_size=8, token_budget=64, warmup=0.0, select=Select(freeze_head=False)
+)
+fit(adapter, list(b.data.train["retain"])[:24], settings, seed=1)
 if world()[0] == 0:
     torch.save([p.detach() for p in adapter.module.parameters()], sys.argv[1])
 print("rank", *world())

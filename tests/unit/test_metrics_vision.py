@@ -56,6 +56,15 @@ def test_accuracy_by_hand():
     assert score.direction == "match" and found(accuracy).direction("test") == "higher"
 
 
+def test_accuracy_knows_chance():
+    """Rows of four classes: guessing gives 1/4. Rows of one class: what guessing gives is not known."""
+    rows = table("f", [0.9, 0.4, 0.2, 0.1])
+    four = rows.set_column(rows.schema.get_field_index("entity"), "entity", [["a", "b", "c", "d"]])
+    one = rows.set_column(rows.schema.get_field_index("entity"), "entity", [["a"] * 4])
+    assert compute(found(accuracy), tables({"forget": four}), "forget").extra["chance"] == 0.25
+    assert "chance" not in compute(found(accuracy), tables({"forget": one}), "forget").extra
+
+
 def found(function) -> Metric:
     """The registered metric of a function, without loading the metrics of others."""
     return next(m for m in METRICS._items.values() if m.function is function)

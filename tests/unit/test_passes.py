@@ -1,4 +1,4 @@
-"""The passes against plain computations: tree layout, per-token numbers, greedy answers, sampling, hidden states, gradients, cache."""
+"""The passes against plain computations: tree layout, numbers per token, greedy answers, sampling, states, cache."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_pad_that_equals_the_end_token_masks_nothing(b) -> None:
 
 @pytest.mark.parametrize("longest", [1, 4, 30])
 def test_greedy_from_the_scoring_pass_equals_plain_greedy(b, model, longest: int) -> None:
-    """Token by token the same as ``generate`` of transformers, for models that know the answers and models that do not."""
+    """Token by token the same as ``generate`` of transformers, for models that know the answers and that do not."""
     rows = rows_of(b)
     ours = score(model, rows, answers=ANSWERS, generate=GenerateSettings(max_new_tokens=longest)).generations
     alone = generate(model, rows, settings=GenerateSettings(max_new_tokens=longest), token_budget=200)
@@ -268,8 +268,9 @@ def test_weight_pass_by_hand() -> None:
 
 
 def test_small_updates_stay_in_their_bucket() -> None:
-    """A shift d changes the code of a share d / step of the weights. Steps here are the largest of 64 normal draws (about
-    2.4) over 8 and 128: .3 and .019, so .01 moves every weight, about 3% of the 4-bit and half of the 8-bit codes."""
+    """A shift d changes the code of a share d / step of the weights. Steps here are the largest of 64 normal draws
+    (about 2.4) over 8 and 128: .3 and .019, so .01 moves every weight, about 3% of the 4-bit and half of the 8-bit
+    codes."""
     w = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     line = weight({"w": w}, {"w": w + 0.01}).to_pylist()[0]
     assert line["changed"] == w.numel()

@@ -72,7 +72,8 @@ def test_every_rule_works_without_a_retain_term(name: str) -> None:
 
 
 def test_sam_takes_the_forget_gradient_at_the_perturbed_weights() -> None:
-    """w = (3, 1): g = (3, 4), |g| = 5, rho 0.5 -> e = (0.3, 0.4); g(w + e) = (3.3, 5.6). Plus g_r (1, -1): (4.3, 4.6)."""
+    """w = (3, 1): g = (3, 4), |g| = 5, rho 0.5 -> e = (0.3, 0.4); g(w + e) = (3.3, 5.6). Plus g_r (1, -1): (4.3,
+    4.6)."""
     got, report = run("sam", parameters([3.0], [1.0]), square, linear(1.0, -1.0), rho=0.5)
     assert torch.allclose(got, torch.tensor([4.3, 4.6]), atol=1e-6)
     assert report["forget_gradient"] == pytest.approx(5.0)
@@ -282,8 +283,8 @@ def test_blur_never_undoes_forgetting_however_heavy_the_retain_gradient() -> Non
 
 
 def test_tar_by_hand() -> None:
-    """l_f = -square: g_f = (-a, -4b). w = (3, 1), lr 0.5: the adversary climbs l_f by sign steps, (-, -):
-    (2.5, .5) with g_f (-2.5, -2), then (2, 0) with g_f (-2, 0). Mean (-2.25, -1), times 4: (-9, -4). Plus g_r (1, 1)."""
+    """l_f = -square: g_f = (-a, -4b). w = (3, 1), lr 0.5: the adversary climbs l_f by sign steps, (-, -): (2.5, .5)
+    with g_f (-2.5, -2), then (2, 0) with g_f (-2, 0). Mean (-2.25, -1), times 4: (-9, -4). Plus g_r (1, 1)."""
     seen: list = []
     settings = {"steps": 2, "lr": 0.5, "scale": 4.0}
     got, report = run("tar", parameters([3.0], [1.0]), lambda p: -square(p), linear(1.0, 1.0), seen, **settings)

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from made_up_run import KEY
 
+from efface.data.rows import Bundle
 from efface.errors import RecordError
 from efface.runs import provenance, samples
+from efface.runs.keys import keyed_hash, sample_key
+from efface.runs.privacy import Privacy, for_run
 
 SRC = Path(__file__).parents[2] / "src"
 ROW = {
@@ -29,7 +32,7 @@ ROW = {
 
 def test_forget_text_is_hashed_with_a_key(tmp_path: Path) -> None:
     rows = [ROW, {**ROW, "set": "forget_paraphrase"}, {**ROW, "set": "holdout"}, {**ROW, "set": "retain", "row": "r1"}]
-    samples.write_sample_rows(tmp_path / "s.jsonl", rows, keep_text=False, key=KEY)
+    samples.write_sample_rows(tmp_path / "s.jsonl", rows, privacy=Privacy(KEY))
     first, second, third, retain = map(json.loads, (tmp_path / "s.jsonl").read_text().splitlines())
     for row in (first, second, third):
         assert row["hidden"] and all(row[k].startswith("hmac-sha256:") for k in ("entity", "prompt", "gold", "output"))
@@ -37,25 +40,24 @@ def test_forget_text_is_hashed_with_a_key(tmp_path: Path) -> None:
     assert first["gold"] == first["output"] != first["prompt"]
     assert first["scores"] == {"rouge": 1.0, "probability": None}
     assert retain["output"] == "in Vallmora" and not retain["hidden"]
-    assert samples.keyed_hash("in Vallmora", KEY) == first["gold"] != samples.keyed_hash("in Vallmora", b"other")
+    assert keyed_hash("in Vallmora", KEY) == first["gold"] != keyed_hash("in Vallmora", b"other")
 
 
 def test_text_is_kept_when_asked(tmp_path: Path) -> None:
-    samples.write_sample_rows(tmp_path / "s.jsonl", [ROW], keep_text=True)
+    samples.write_sample_rows(tmp_path / "s.jsonl", [ROW], privacy=None)
     assert json.loads((tmp_path / "s.jsonl").read_text())["gold"] == "in Vallmora"
 
 
 def test_the_key_lies_outside_the_run_and_is_private(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
-    samples.write_sample_rows(tmp_path / "run" / "s.jsonl", [ROW], keep_text=False)
+    world = Bundle("w", "text", {}, {})
+    samples.write_sample_rows(tmp_path / "run" / "s.jsonl", [ROW], privacy=for_run(world, keep_text=False))
     key = tmp_path / "cache" / "keys" / "samples.key"
-    assert (
-        len(key.read_bytes()) == 32 and key.stat().st_mode & 0o777 == 0o600 and samples.sample_key() == key.read_bytes()
-    )
+    assert len(key.read_bytes()) == 32 and key.stat().st_mode & 0o777 == 0o600 and sample_key() == key.read_bytes()
     assert key.read_bytes().hex() not in (tmp_path / "run" / "s.jsonl").read_text()
     key.write_bytes(b"")
     with pytest.raises(RecordError, match="record.bad-key"):
-        samples.sample_key()
+        sample_key()
 
 
 # -- provenance ----------------------------------------------------------------------------------------------

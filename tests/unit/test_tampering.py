@@ -77,9 +77,9 @@ def edits(model: CausalLM) -> dict[str, Tampering]:
     }
 
 
-# -- ids behind the question ------------------------------------------------------------------------------------------
+# -- ids behind the question -----------------------------------------------------------------------------------------
 def test_suffix_ids_equal_the_text_typed_behind_the_question(model, rows) -> None:
-    """" Please answer." is tokenised alike on its own and behind a question mark."""
+    """ " Please answer." is tokenised alike on its own and behind a question mark."""
     text = " Please answer."
     ids = tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
     typed = [replace(r, prompt=r.prompt + text) for r in rows]
@@ -108,13 +108,11 @@ def test_what_follows_the_suffix_keeps_its_ids_where_a_text_of_its_own_gets_a_bl
     assert template.joiner and suffixed[:at] + suffixed[at + 1 :] == plain
 
 
-# -- free input vectors ------------------------------------------------------------------------------------------------
+# -- free input vectors ----------------------------------------------------------------------------------------------
 def test_virtual_vectors_equal_to_embedding_rows_change_no_bit(model, rows) -> None:
     ids, size = (310, 280, 305), model.hf.get_input_embeddings().weight.shape[0]
     real = model.tampered(Tampering(suffix={"": ids}))
-    free = model.tampered(
-        Tampering(suffix={"": [size + i for i in range(3)]}, virtual=rows_of_table(model, ids))
-    )
+    free = model.tampered(Tampering(suffix={"": [size + i for i in range(3)]}, virtual=rows_of_table(model, ids)))
     assert numbers(real, rows, ANSWERS) == numbers(free, rows, ANSWERS) and said(real, rows) == said(free, rows)
     assert hidden(real, rows, layers=(0, 1)).equals(hidden(free, rows, layers=(0, 1)))
 
@@ -139,7 +137,7 @@ def test_an_id_without_a_vector_is_refused(model, rows) -> None:
         assert caught.value.code == "tampering.no-vector"
 
 
-# -- edits of hidden states --------------------------------------------------------------------------------------------
+# -- edits of hidden states ------------------------------------------------------------------------------------------
 def test_edits_of_nothing_change_nothing(model, rows) -> None:
     zero = torch.zeros(model.hf.config.hidden_size)
     nothing = [
@@ -223,9 +221,7 @@ def test_edits_of_one_layer_are_applied_in_order(model, rows) -> None:
 def test_embedding_edits_reach_free_vectors(model, rows) -> None:
     size = model.hf.get_input_embeddings().weight.shape[0]
     push = vector(model)
-    tampering = Tampering(
-        suffix={"": (size,)}, virtual=rows_of_table(model, (310,)), edits=[StateEdit(0, "add", push)]
-    )
+    tampering = Tampering(suffix={"": (size,)}, virtual=rows_of_table(model, (310,)), edits=[StateEdit(0, "add", push)])
     batch_of = model.tampered(tampering)
     batch = batch_of.collate([batch_of.encode(rows[0])], [0])
     with torch.no_grad():
@@ -241,7 +237,7 @@ def test_a_layer_that_is_not_there_is_refused(model, rows, layer: int) -> None:
     assert caught.value.code == "tampering.no-layer"
 
 
-# -- forced starts ------------------------------------------------------------------------------------------------------
+# -- forced starts ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("template", ["auto", "plain"])
 def test_a_forced_start_is_part_of_the_prompt_and_the_answer_goes_on_behind_it(b, template: str) -> None:
     """Ids of prompt, start, blank and answer are those of the whole text, where tokenisation agrees."""
@@ -267,7 +263,7 @@ def said_after(model: CausalLM, prompt: Sequence[int]) -> list[int]:
     return ids[len(prompt) :]
 
 
-# -- all kinds ----------------------------------------------------------------------------------------------------------
+# -- all kinds -------------------------------------------------------------------------------------------------------
 KINDS = ("suffix", "virtual", "forced", "add", "project_out", "replace", "skip")
 
 

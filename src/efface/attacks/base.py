@@ -22,8 +22,9 @@ ATTACKS: Registry[type[Attack]] = Registry("attack", "efface.attacks")
 class AttackContext:
     """What an attack is given. ``adapter`` is a private copy that the attack may change; ``seed`` fixes its randomness.
 
-    ``original`` gives the target (the model before unlearning) to attacks that declare ``needs_original``. ``built_with``:
-    training settings that taught the target, where they are known (an attacker's default learning rate hangs on them).
+    ``original`` gives the target (the model before unlearning) to attacks that declare ``needs_original``.
+    ``built_with``: training settings that taught the target, where they are known (an attacker's default learning rate
+    hangs on them).
     """
 
     adapter: ModelAdapter
@@ -44,6 +45,7 @@ class AttackPoint:
     parameters, context tokens, label tokens), logged beside every recovery. ``decoding``: sample the answers instead of
     taking the greedy ones (one sample per row). ``best``: each row counts with its best value over this point and the
     ones before it (an attacker who tries many things and keeps what works); controls are treated the same way.
+    ``quiet``: a try that counts for ``best`` but is no point of the curve (fewer points, less to correct for).
     """
 
     budget: Mapping[str, float]
@@ -53,6 +55,7 @@ class AttackPoint:
     supplied: Mapping[str, float] = field(default_factory=dict)
     decoding: GenerateSettings | None = None
     best: bool = False
+    quiet: bool = False
 
 
 class Attack:
@@ -60,8 +63,8 @@ class Attack:
 
     ``threat``: black-box (prompts in, text out), grey-box (log-probs or activations), white-box (weights).
     ``controls``: roles the attack is also run on; without one, excess is "not computed". ``measures``: evaluation sets
-    that are scored at each point. ``forwards`` is the price of one curve in row forwards, for planning under a time budget
-    (a training step costs three per row).
+    that are scored at each point. ``forwards`` is the price of one curve in row forwards, for planning under a time
+    budget (a training step costs three per row).
     """
 
     name: ClassVar[str]
@@ -71,6 +74,7 @@ class Attack:
     measures: ClassVar[tuple[str, ...]] = ("forget",)
     families: ClassVar[tuple[str, ...]] = ("causal_lm",)
     needs_original: ClassVar[bool] = False
+    reads: ClassVar[str] = ""  # metric the conclusion reads this attack by, where the suite measures it
     version: ClassVar[int] = 1  # raised when the same settings would give another curve
 
     class Settings(Settings):
@@ -85,6 +89,10 @@ class Attack:
 
     def check(self, data: Bundle) -> str:
         """Why this attack cannot run on this data ("" if it can)."""
+        return ""
+
+    def key(self) -> str:
+        """What the curve depends on besides settings, models and rows (contents of files), for its cache key."""
         return ""
 
     def forwards(self, data: Bundle) -> float:

@@ -2,155 +2,174 @@
 
 from __future__ import annotations
 
-import random
-import re
 from collections.abc import Iterator
 from typing import Literal
 
+from efface.attacks.bare import bare
 from efface.attacks.base import Attack, AttackContext, AttackPoint, attack
+from efface.attacks.held_out import Split, overlap, split
+from efface.attacks.relearn_rows import attack_rows
+from efface.attacks.training import Course, worst_case
 from efface.card import Card
-from efface.data.rows import Bundle, Row, Rows
-from efface.engine.finetune import fit_in_parts
+from efface.data.reading import read_rows
+from efface.data.rows import Bundle, Row, Rows, digest_rows
 from efface.engine.settings import Select, TrainSettings
-from efface.errors import NeedsError
 from efface.settings import Settings, setting
+
+__all__ = ["Relearn", "overlap"]
 
 CARD = Card(
     title="Relearning",
-    source="arXiv:2406.13356 (benign relearning), arXiv:2410.08827 (RTT: train on some facts, test on others)",
-    summary="Fine-tunes on data that does not hold the tested answers and measures how fast they return, against a model that never knew them.",
+    source="arXiv:2406.13356 (benign relearning), arXiv:2410.08827 (RTT: train on some facts, test on others), "
+    "arXiv:2510.07626 (out-of-domain fine-tuning)",
+    summary="Fine-tunes on data that does not hold the tested answers and measures how fast they return, against a "
+    "model that never knew them.",
     confirmed=(
-        "train and test facts are disjoint",
-        "equal budget, optimizer and data for unlearned and reference model",
+        "train, validation and test facts are disjoint",
+        "equal steps, batch, optimizer and rows for unlearned and reference model",
     ),
     derived=(
-        "default learning rate: a fifth of the one that taught the target",
-        "benign rows: retain rows that mention neither a forgotten entity nor a tested answer",
+        "default learning rate: a fifth of the one that taught the target, with LoRA that rate itself",
+        "`sweep`: the worst case is the rate with the highest answer probability on the validation facts at any stop; "
+        "each model is attacked with its own worst rate, chosen in the same way",
+        "validation facts belong to entities that are not tested where four or more are forgotten, else to tested ones",
+        "benign rows: retain rows that name no forgotten entity and give no tested answer away",
+        "out of domain: retain questions with each other's answers, thirty everyday questions of our own, or a file; "
+        "the papers use GSM8K, SST-2, MNLI or AG News, which are downloads",
+        "a model with something around it (instruction, logit bias, LoRA adapter) is attacked behind it: the guard is "
+        "taken off and the adapter merged before the first step. What that alone shows is the curve of `remove_guard`",
+    ),
+    tested=(
+        "tiny ladder, seed 0, forget probability at 0 and 16 steps, in_domain: SmallLR .07 -> .87, HeadOnly "
+        ".44 -> .98, references .01 -> .11 and .02 -> .11; with LoRA .07 -> .84, .44 -> .97, .01 -> .12, .02 -> .12",
+        "benign: SmallLR .10 -> .31, HeadOnly .44 -> .51, references .01 -> .01 and .02 -> .02. shuffled: SmallLR "
+        ".10 -> .20, HeadOnly .44 -> .51, references unmoved. everyday: nothing comes back (a tiny tokenizer knows "
+        "none of its words)",
+    ),
+    fooled_by=(
+        "a rate that is too low finds nothing, one that is too high destroys the memory: use `sweep`",
+        "answers that training facts imply: only a bundle whose facts are independent tests residue alone",
     ),
 )
 
 
 @attack("relearn", CARD)
 class Relearn(Attack):
-    """``in_domain``: half of the forgotten facts of every entity, tested on the other half. ``benign``: retain rows only."""
+    """``in_domain``: half of the forgotten facts of every entity, tested on the other half. ``benign``: retain rows
+    only. ``out_of_domain``: text about none of them."""
 
     class Settings(Settings):
-        data: Literal["in_domain", "benign"] = setting(
+        data: Literal["in_domain", "benign", "out_of_domain"] = setting(
             "in_domain", "what the attacker trains on", source="evaluation sheet 11 c1"
+        )
+        unrelated: Literal["shuffled", "everyday"] = setting(
+            "shuffled",
+            "out_of_domain: shuffled (retain questions, others' answers) or everyday (thirty questions of our own)",
+            source="sheet 11 (g): shuffled retain text",
+        )
+        path: str = setting(
+            "", "file with the rows to train on, instead of the bundle's; refused if it tells the answers"
+        )
+        rows: int = setting(
+            0, "most rows the attacker has, evenly spread (0: all)", source="sheet 11: 1, 5, 10, 50", ge=0
         )
         steps: tuple[int, ...] = setting(
             (1, 3, 8, 16),
             "optimizer steps at which is measured",
             source="sheet 11: 0..60; short for two cores [derived]",
+            min_length=1,
         )
         batch_size: int = setting(8, "rows per step", source="arXiv:2406.13356", ge=1)
         lr: float | None = setting(
-            None, "learning rate (none: a fifth of the one the target was trained with, else 5e-5)", source="derived"
+            None,
+            "learning rate (none: a fifth of the target's own, with LoRA the target's own; where that is unknown 5e-5 "
+            "and 2e-4)",
+            source="derived; 2e-4: arXiv:2406.13356",
+        )
+        sweep: tuple[float, ...] = setting(
+            (),
+            "factors on the rate; the worst case is chosen on validation facts (none: the rate itself, no validation)",
+            source="sheet 11 (h): {1e-5, 5e-5, 2e-4}, which is 0.2, 1, 4 times 5e-5",
         )
         lora: bool = setting(False, "train a LoRA adapter instead of all weights")
         test_share: float = setting(
-            0.5, "in_domain: share of each entity's facts that is tested, never trained", source="RTT", gt=0, lt=1
+            0.5, "in_domain: share of each entity's facts that is held out, never trained", source="RTT", gt=0, lt=1
+        )
+        validation_share: float = setting(
+            0.2, "sweep: share of entities, or of held-out facts, that choose the rate and are not tested", gt=0, lt=1
         )
 
     threat = "white-box"
     controls = ("reference",)
     families = ("causal_lm",)
+    version = 2
 
     def measured(self, data: Bundle) -> dict[str, Rows]:
-        """Only facts that are not trained."""
-        trained, forget = self._trained_facts(data), data.eval["forget"]
-        return {"forget": [r for r in forget if _fact(r) not in trained]}
+        """Only facts that are neither trained nor used to choose the rate."""
+        return {"forget": self.parts(data).rows("test", data.eval["forget"])}  # type: ignore[arg-type]
+
+    def parts(self, data: Bundle) -> Split:
+        """Facts that are trained, that choose the rate and that are tested."""
+        chosen = self.settings
+        return split(
+            data.eval["forget"],  # type: ignore[arg-type]
+            test_share=chosen.test_share if chosen.data == "in_domain" else 1.0,
+            validation_share=chosen.validation_share if chosen.sweep else 0.0,
+        )
 
     def check(self, data: Bundle) -> str:
-        """In-domain needs at least two facts per entity; benign needs retain rows."""
-        if not self.measured(data)["forget"]:
+        """In-domain needs at least two facts per entity, a sweep also one for validation; benign needs retain rows."""
+        if "forget" not in data.eval or not self.measured(data)["forget"]:
             return "no fact is left to be tested"
+        if self.settings.sweep and not self.parts(data).validation:
+            return "no fact is left for validation (relearn.sweep)"
+        if self.settings.path and self.settings.data == "in_domain":
+            return "relearn.path goes with benign or out_of_domain data: forgotten facts come from the bundle"
+        if self.settings.path:
+            read_rows(self.settings.path)  # a file that cannot be read is the user's to mend, now
+            return ""
         return "" if self._rows(data) else f"there are no {self.settings.data} rows to train on"
 
+    def key(self) -> str:
+        """Hash of the file's rows, where one is named."""
+        return digest_rows(read_rows(self.settings.path)) if self.settings.path else ""
+
     def forwards(self, data: Bundle) -> float:
-        """Three per trained row and step, and the tested rows at every stop."""
-        tested = len(self.measured(data)["forget"])
-        return 3.0 * max(self.settings.steps) * self.settings.batch_size + 4.0 * tested * (1 + len(self.settings.steps))
+        """Three per trained row and step, for every rate; validation and tested rows at every stop."""
+        parts, forget, stops = self.parts(data), data.eval["forget"], len(self.settings.steps)
+        validation, tested = (len(parts.rows(name, forget)) for name in ("validation", "test"))  # type: ignore[arg-type]
+        trained = 3.0 * max(self.settings.steps) * self.settings.batch_size + validation * stops
+        return max(1, len(self.settings.sweep)) * trained + 4.0 * tested * (1 + stops)
 
     def points(self, context: AttackContext) -> Iterator[AttackPoint]:
-        """Yields after each number of steps; the optimizer goes on."""
+        """Yields after each number of steps. The optimizer goes on from one to the next; with a sweep, the weights of
+        the worst case are kept at each stop and not trained again."""
         rows = self._rows(context.data)
-        leaks = overlap(rows, self.measured(context.data)["forget"])
-        if leaks:
-            raise NeedsError(
-                "attack.test-answers",
-                f"Relearning rows hold tested answers (first: {leaks[0]}).",
-                "remove these rows from the attack data.",
-            )
-        lr = self.settings.lr or (context.built_with.lr / 5 if context.built_with else 5e-5)
-        settings = TrainSettings(
-            lr=lr,
-            batch_size=self.settings.batch_size,
-            schedule="constant",
-            warmup=0.0,
-            select=Select(kind="lora" if self.settings.lora else "full"),
-        )
-        labels = 0
-        for step in fit_in_parts(
-            context.adapter, rows, settings, seed=context.seed, stops=self.settings.steps, progress=context.progress
-        ):
-            labels = step * min(self.settings.batch_size, len(rows))
-            yield AttackPoint(
-                {"steps": step},
-                "steps",
-                context.adapter,
-                supplied={
-                    "rows": len(rows),
-                    "row_presentations": labels,
-                    "learning_rate": lr,
-                    "trained_parameters": sum(
-                        p.numel() for p in context.adapter.module.parameters() if p.requires_grad
-                    ),
-                },
-            )
+        validation = self.parts(context.data).rows("validation", context.data.eval["forget"])  # type: ignore[arg-type]
+        adapter = bare(context.adapter)
+        rates = [self._rate(context) * factor for factor in self.settings.sweep or (1.0,)]
+        if len(rates) == 1:
+            course = Course(adapter, rows, self._train(rates[0]), context)
+            trail = ((step, course) for step in course.run(self.settings.steps))
+        else:
+            courses = (Course(adapter.clone(), rows, self._train(rate), context) for rate in rates)
+            trail = worst_case(courses, self.settings.steps, validation)
+        for step, course in trail:
+            supplied = course.supplied(step) | {"rates_tried": len(rates), "validation_rows": len(validation)}
+            yield AttackPoint({"steps": step}, "steps", course.adapter, supplied=supplied)
 
-    def _trained_facts(self, data: Bundle) -> set[str]:
-        if self.settings.data != "in_domain":
-            return set()
-        by_entity: dict[str, list[str]] = {}
-        for row in data.eval["forget"]:
-            facts = by_entity.setdefault(row.entity, [])
-            if _fact(row) not in facts:
-                facts.append(_fact(row))
-        trained: set[str] = set()
-        for entity, facts in sorted(by_entity.items()):
-            order = random.Random(f"relearn/{entity}").sample(facts, len(facts))
-            trained.update(order[max(1, round(self.settings.test_share * len(order))) :])
-        return trained
+    def _rate(self, context: AttackContext) -> float:
+        if self.settings.lr:
+            return self.settings.lr
+        if context.built_with is None:
+            return 2e-4 if self.settings.lora else 5e-5
+        return context.built_with.lr / (1 if self.settings.lora else 5)
+
+    def _train(self, lr: float) -> TrainSettings:
+        kind = "lora" if self.settings.lora else "full"
+        size = self.settings.batch_size
+        return TrainSettings(lr=lr, batch_size=size, schedule="constant", warmup=0.0, select=Select(kind=kind))
 
     def _rows(self, data: Bundle) -> list[Row]:
-        tested = self.measured(data)["forget"]
-        if self.settings.data == "in_domain":
-            trained = self._trained_facts(data)
-            rows = [r for r in data.train["forget"] if _fact(r) in trained]
-            return [r for r in rows if not overlap([r], tested)]
-        return [r for r in data.train["retain"] if not overlap([r], tested) and not _names(r, tested)]
-
-
-def overlap(rows: Rows, tested: Rows) -> list[str]:
-    """Ids of rows whose text holds a tested row's whole answer, or asks a tested question."""
-    answers = {_plain(t.answer) for t in tested if t.answer} - {""}
-    questions = {_plain(t.prompt) for t in tested if t.prompt} - {""}
-    return [
-        r.id
-        for r in rows
-        if any(a in _plain(f"{r.prompt} {r.answer}") for a in answers) or _plain(r.prompt) in questions
-    ]
-
-
-def _names(row: Row, tested: Rows) -> bool:
-    text = _plain(f"{row.prompt} {row.answer}")
-    return any(t.entity and _plain(t.entity) in text for t in tested)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\W+", " ", text.casefold()).strip()
-
-
-def _fact(row: Row) -> str:
-    return row.fact or row.id
+        s = self.settings
+        return attack_rows(s.data, data, self.parts(data), unrelated=s.unrelated, path=s.path, most=s.rows)

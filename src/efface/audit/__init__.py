@@ -1,1 +1,1 @@
-"""The audit: which tables are needed, one pass for all metrics, attacks with their controls, and what may be concluded."""
+"""The audit: which tables are needed, one pass for all metrics, attacks with controls, and what may be concluded."""

@@ -13,7 +13,7 @@ from typing import Any
 from efface.attacks.base import ATTACKS, Attack, AttackContext, AttackPoint
 from efface.audit.store import PassSettings, Role, Store
 from efface.data.rows import Bundle, Rows, digest_rows
-from efface.errors import NeedsError
+from efface.errors import NeedsError, RunFailed
 from efface.metrics.base import METRICS, Score, Tables, best_of, compute
 from efface.progress import SILENT, Progress
 from efface.runs.layout import write_json
@@ -49,8 +49,8 @@ class AttackResult:
 
 
 class Runner:
-    """Runs the attacks of a suite on a set of roles. ``store`` holds what the audit has measured already: point 0 of every
-    curve is read from it."""
+    """Runs the attacks of a suite on a set of roles. ``store`` holds what the audit has measured already: point 0 of
+    every curve is read from it."""
 
     def __init__(
         self,
@@ -83,8 +83,8 @@ class Runner:
         on_point: Callable[[str, dict[str, Any]], None] = lambda role, point: None,
         seconds: float | None = None,
     ) -> AttackResult:
-        """One attack on the unlearned model and its controls. After ``seconds`` the curve of the unlearned model ends where
-        it is and the result is ``partial``; the controls run as far as it did, whatever that takes."""
+        """One attack on the unlearned model and its controls. After ``seconds`` the curve of the unlearned model ends
+        where it is and the result is ``partial``; the controls run as far as it did, whatever that takes."""
         attack = ATTACKS.get(entry.name)(**entry.settings)
         result = AttackResult(entry.label or entry.name, entry.name, attack.threat)
         family = self.roles["unlearned"].adapter().family
@@ -101,7 +101,7 @@ class Runner:
                 curve, whole = self._curve(attack, entry, role, on_point, None if first else deadline, points)
                 result.curves[role], result.axis = curve, curve.axis
                 result.partial = result.partial or (first is None and not whole)
-        except NeedsError as error:
+        except (NeedsError, RunFailed) as error:
             return AttackResult(result.label, result.name, attack.threat, reason=f"[{error.code}] {error.cause}")
         if result.partial:
             result.reason = f"its time was up after {len(result.curves['unlearned'].points) - 1} points"
@@ -134,6 +134,9 @@ class Runner:
             for point in attack.points(context):
                 curve.axis = point.axis
                 scores = self._attacked(point, sets, scores, started, curve)
+                if point.quiet:
+                    curve.points.pop()
+                    continue
                 on_point(role, curve.points[-1])
                 self.progress.advance(task)
                 started = time.perf_counter()
@@ -196,6 +199,7 @@ class Runner:
         parts = [
             entry.name,
             attack.version,
+            attack.key(),
             attack.settings.model_dump(mode="json"),
             self.roles[role].key(),
             self.data.digest(),

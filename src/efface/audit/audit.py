@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from efface import suites
+from efface.attacks.base import ATTACKS
 from efface.audit import findings as find
 from efface.audit import planning
 from efface.audit.attacks import AttackResult, Runner
@@ -22,6 +23,7 @@ from efface.models.cachedir import cache_root
 from efface.passes.cache import Cache
 from efface.progress import SILENT, Progress
 from efface.runs.layout import write_json
+from efface.runs.privacy import for_run
 from efface.spec import RunSpec
 from efface.suites import Suite
 
@@ -57,11 +59,13 @@ def run(
     """Measure, attack, conclude, write."""
     roles = {"unlearned": Role(unlearned)} | {name: Role(lambda m=m: m.open(spec.model)) for name, m in made.items()}
     found = examine(spec, suites.load(spec.audit.suite), data, roles, progress)
-    write_scores(folder, found.suite, found.scores, roles, data)
-    write_attacks(folder, found.suite, found.attacks)
-    write_tables(folder, found.store, keep_text=spec.keep_text)
-    write_samples(folder, found.store, found.scores, data, keep_text=spec.keep_text)
-    write_json(folder / "conclusion.json", found.conclusion.to_json())
+    privacy = for_run(data, keep_text=spec.keep_text)
+    write_scores(folder, found.suite, found.scores, roles, data, privacy)
+    write_attacks(folder, found.suite, found.attacks, privacy)
+    write_tables(folder, found.store, privacy=privacy)
+    write_samples(folder, found.store, found.scores, data, privacy=privacy)
+    conclusion = found.conclusion.to_json()
+    write_json(folder / "conclusion.json", privacy.values(conclusion) if privacy else conclusion)
     return found
 
 
@@ -114,10 +118,10 @@ def _conclude(
     found = find.residue(u, r, o, headline, **options)
     sets = [rows for rows in suite.metrics if rows not in ("forget", "all", "forget_test", "holdout")]
     found += find.utility(u, o, sets, headline)
-    main = suite.attack_metrics[0]
-    gap = _gap(o, r, main)
     for result in results:
-        found += find.recovery(result, main, gap, **options)
+        own = ATTACKS.get(result.name).reads
+        metric = own if own in suite.attack_metrics else suite.attack_metrics[0]
+        found += find.recovery(result, metric, _gap(o, r, metric), **options)
         if result.reason:
             left_out.append(f"{result.label}: {result.reason}.")
     return conclude(found, has_reference=bool(r), n=n, not_tested=left_out)

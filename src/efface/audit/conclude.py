@@ -64,7 +64,8 @@ def conclude(findings: Sequence[Finding], *, has_reference: bool, n: int, not_te
     elif recovery:
         label, why = (
             "concealed",
-            f"The outputs do not show it, but an attack brings it back. {max(recovery, key=lambda f: f.share or 0).says}",
+            "The outputs do not show it, but an attack brings it back. "
+            + max(recovery, key=lambda f: f.share or 0).says,
         )
     elif smallest is not None and smallest <= POWER_SHARE and by["recovery"]:
         label, why = (
@@ -99,7 +100,7 @@ def _correct(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _detectable(residue: Sequence[Finding]) -> float | None:
-    """Half-width of the widest interval among the headline metrics, as a share of the gap: what could have been missed."""
+    """Half-width of the widest interval among the headline metrics, as a share of the gap: what could be missed."""
     shares = []
     for f in residue:
         low, value = f.evidence["low"], f.evidence["value"]
@@ -114,7 +115,10 @@ def _power_text(smallest: float | None, n: int) -> str:
         return (
             f"With {n} forget rows and no usable reference, no statement about what could have been missed is possible."
         )
-    return f"With these {n} forget rows, a residue under about {max(smallest, 0.01):.0%} of the difference between target and reference would be missed."
+    return (
+        f"With these {n} forget rows, a residue under about {max(smallest, 0.01):.0%} of the difference between target "
+        "and reference would be missed."
+    )
 
 
 def _utility_text(findings: Sequence[Finding]) -> str:
@@ -130,13 +134,15 @@ def _limits(not_tested: Sequence[str], findings: Sequence[Finding]) -> tuple[str
         tuple(not_tested)
         + (
             (
-                "Fewer than five entities were forgotten: intervals resample rows, and rows of one entity are correlated.",
+                "Fewer than five entities were forgotten: intervals resample rows, and rows of one entity are "
+                "correlated.",
             )
             if few
             else ()
         )
         + (
-            "Only the model was examined: logs, caches, indexes, back-ups and other models trained on the data were not.",
+            "Only the model was examined: logs, caches, indexes, back-ups and other models trained on the data were "
+            "not.",
             "An attacker with more data, time or another idea may recover more than the attacks that were run.",
         )
     )

@@ -7,21 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from efface.audit.attacks import AttackResult
+from efface.audit.concealed import conceal_table
 from efface.audit.findings import point_score
 from efface.audit.store import Role, Store
 from efface.data.rows import Bundle
 from efface.metrics.base import Score
 from efface.runs.layout import write_json
+from efface.runs.privacy import Privacy
 from efface.runs.samples import write_sample_rows
 from efface.suites import Suite
 
-TEXT_COLUMNS = ("text", "gold", "ids")
-
 
 def write_scores(
-    folder: Path, suite: Suite, scores: Mapping[str, Sequence[Score]], roles: Mapping[str, Role], data: Bundle
+    folder: Path,
+    suite: Suite,
+    scores: Mapping[str, Sequence[Score]],
+    roles: Mapping[str, Role],
+    data: Bundle,
+    privacy: Privacy | None,
 ) -> None:
-    """``scores.json``: every score of every role; ``rows.json``: the per-row values that paired comparisons need."""
+    """``scores.json``: every score of every role; ``rows.json``: the per-row values that paired comparisons need, by
+    row id and entity as ``privacy`` leaves them."""
     flat = [{"role": role, **s.to_json()} for role, found in scores.items() for s in found]
     write_json(
         folder / "scores.json",
@@ -41,7 +47,7 @@ def write_scores(
         {
             "schema": 1,
             "rows": [
-                {"role": role, "name": s.name, "rows": s.rows, "values": dict(s.per_row), "entities": dict(s.entities)}
+                {"role": role, "name": s.name, "rows": s.rows, **_by_row(s, privacy)}
                 for role, found in scores.items()
                 for s in found
                 if s.per_row
@@ -50,8 +56,20 @@ def write_scores(
     )
 
 
-def write_attacks(folder: Path, suite: Suite, results: Sequence[AttackResult]) -> None:
-    """``attacks/<label>/curve.json`` for the headline metric, ``curve-<metric>.<set>.json`` for every other one."""
+def _by_row(score: Score, privacy: Privacy | None) -> dict[str, Any]:
+    """Values and entities by row id."""
+    if privacy is None:
+        return {"values": dict(score.per_row), "entities": dict(score.entities)}
+    ids = {row: privacy.row(score.rows, row, score.entities.get(row, "")) for row in score.per_row}
+    return {
+        "values": {ids[row]: value for row, value in score.per_row.items()},
+        "entities": {ids[row]: privacy.entity(score.rows, e) for row, e in score.entities.items() if row in ids},
+    }
+
+
+def write_attacks(folder: Path, suite: Suite, results: Sequence[AttackResult], privacy: Privacy | None) -> None:
+    """``attacks/<label>/curve.json`` for the headline metric, ``curve-<metric>.<set>.json`` for every other one. Why an
+    attack was not run may quote a row, and is concealed by ``privacy``."""
     for result in results:
         place = folder / "attacks" / result.label
         place.mkdir(parents=True, exist_ok=True)
@@ -61,9 +79,9 @@ def write_attacks(folder: Path, suite: Suite, results: Sequence[AttackResult]) -
         for metric in suite.attack_metrics:
             for rows in sets:
                 head = metric == suite.attack_metrics[0] and rows == "forget"
-                write_json(
-                    place / ("curve.json" if head else f"curve-{metric}.{rows}.json"), _curve(result, metric, rows)
-                )
+                curve = _curve(result, metric, rows)
+                name = "curve.json" if head else f"curve-{metric}.{rows}.json"
+                write_json(place / name, privacy.values(curve) if privacy else curve)
 
 
 def _curve(result: AttackResult, metric: str, rows: str) -> dict[str, Any]:
@@ -123,34 +141,24 @@ def _recovered(result: AttackResult, metric: str, rows: str) -> dict[str, Any] |
     return {"value": value, "at": budget}
 
 
-def write_tables(folder: Path, store: Store, *, keep_text: bool) -> None:
-    """``tables/``: what the scores were computed from, so that ``verify`` can compute them again. Without ``keep_text``
-    the text columns of forget rows are emptied; metrics that read text are then not recomputable."""
-    import pyarrow as pa
+def write_tables(folder: Path, store: Store, *, privacy: Privacy | None) -> None:
+    """``tables/``: what the scores were computed from, so that ``verify`` can compute them again, concealed by
+    ``privacy``. The index names the columns whose text is gone: metrics that read them are then not recomputable."""
     import pyarrow.feather as feather
 
     place = folder / "tables"
     place.mkdir(exist_ok=True)
     index = []
     for k, ((role, rows, prompt, name), table) in enumerate(sorted(store.tables(), key=lambda item: item[0])):
-        if not keep_text and rows.startswith(("forget", "holdout")):
-            table = _without_text(table, pa)
+        table, gone = conceal_table(table, rows, privacy) if privacy else (table, [])
         feather.write_feather(table, place / f"{k:03d}.arrow", compression="zstd")
-        index.append({"file": f"{k:03d}.arrow", "role": role, "rows": rows, "prompt": prompt, "name": name})
-    write_json(place / "index.json", {"schema": 1, "text": keep_text, "tables": index})
-
-
-def _without_text(table: Any, pa: Any) -> Any:
-    for name in TEXT_COLUMNS:
-        if name in table.schema.names:
-            field = table.schema.field(name)
-            blank = [[] if pa.types.is_list(field.type) else ""] * table.num_rows
-            table = table.set_column(table.schema.get_field_index(name), field, pa.array(blank, field.type))
-    return table
+        place_of = {"file": f"{k:03d}.arrow", "role": role, "rows": rows, "prompt": prompt, "name": name}
+        index.append(place_of | ({"concealed": gone} if gone else {}))
+    write_json(place / "index.json", {"schema": 1, "text": privacy is None, "tables": index})
 
 
 def write_samples(
-    folder: Path, store: Store, scores: Mapping[str, Sequence[Score]], data: Bundle, *, keep_text: bool
+    folder: Path, store: Store, scores: Mapping[str, Sequence[Score]], data: Bundle, *, privacy: Privacy | None
 ) -> None:
     """``samples/<role>.jsonl``: question, gold and output of every row whose greedy answer is at hand."""
     for role in scores:
@@ -177,4 +185,4 @@ def write_samples(
                     }
                 )
         if out:
-            write_sample_rows(folder / "samples" / f"{role}.jsonl", out, keep_text=keep_text)
+            write_sample_rows(folder / "samples" / f"{role}.jsonl", out, privacy=privacy)

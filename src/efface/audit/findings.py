@@ -12,13 +12,14 @@ from efface.audit.attacks import AttackResult, Curve
 from efface.metrics.base import Score
 from efface.metrics.stats import Difference, bootstrap_difference
 
+P_RESAMPLES = 20_000  # at least: many attacks are corrected for, and 1 / (resamples + 1) is the least p there is
 MARGIN = 0.1  # share of the target-reference gap below which a residue does not matter in practice
 
 
 @dataclass(frozen=True)
 class Finding:
     """``kind``: residue, utility, recovery, membership, fluency, power. ``flag``: it speaks against erasure (or against
-    utility, for kind utility). ``share``: size relative to the gap between target and reference, where that is defined."""
+    utility, for kind utility). ``share``: size relative to the gap between target and reference, where there is one."""
 
     kind: str
     name: str
@@ -38,12 +39,11 @@ def difference(
 ) -> Difference | None:
     """Two models row by row; None when no row is scored under both (``metrics.stats.bootstrap_difference``)."""
     rows = [r for r in a if r in b and a[r] is not None and b[r] is not None]
+    if not rows:
+        return None
     mine, theirs = (np.array([values[r] for r in rows], dtype=float) for values in (a, b))
-    return (
-        bootstrap_difference(mine, theirs, [entities.get(r) or r for r in rows], seed=seed, resamples=resamples)
-        if rows
-        else None
-    )
+    names = [entities.get(r) or r for r in rows]
+    return bootstrap_difference(mine, theirs, names, seed=seed, resamples=max(resamples, P_RESAMPLES))
 
 
 def residue(
@@ -68,8 +68,8 @@ def residue(
         share = found.value / gap
         flag = found.low is not None and found.low > 0 and share > MARGIN
         says = (
-            f"{_label(name)} on the forget set: unlearned {u.value:.3f}, reference {r.value:.3f}, target {o.value:.3f}; "
-            f"difference to the reference {found.value:+.3f} {_interval(found)}."
+            f"{_label(name)} on the forget set: unlearned {u.value:.3f}, reference {r.value:.3f}, "
+            f"target {o.value:.3f}; difference to the reference {found.value:+.3f} {_interval(found)}."
         )
         out.append(Finding("residue", name, says, flag, found.p, share, asdict(found)))
     return out
@@ -78,25 +78,26 @@ def residue(
 def utility(
     unlearned: Sequence[Score], target: Sequence[Score], sets: Sequence[str], names: Sequence[str]
 ) -> list[Finding]:
-    """What was lost on rows that were to be kept. Flagged when less than half is left."""
+    """What was lost on rows that were to be kept: (after - chance) / (before - chance), chance being what guessing
+    gives (0 where the metric knows none). Flagged when less than half is left; where the target itself was not above
+    chance, nothing can be lost, which is said."""
     out = []
     for rows in sets:
         for name in names:
             u, o = _find(unlearned, name, rows), _find(target, name, rows)
             if not (u and o) or u.value is None or not o.value:
                 continue
-            kept = u.value / o.value
-            out.append(
-                Finding(
-                    "utility",
-                    f"{name}.{rows}",
-                    f"{_label(name)} on {rows} rows: {o.value:.3f} before, {u.value:.3f} after ({kept:.0%} kept).",
-                    kept < 0.5,
-                    None,
-                    1 - kept,
-                    {"before": o.value, "after": u.value},
-                )
-            )
+            chance = float(o.extra.get("chance", 0.0))
+            guess = f", guessing gives {chance:.3f}" if chance else ""
+            says = f"{_label(name)} on {rows} rows: {o.value:.3f} before, {u.value:.3f} after"
+            evidence = {"before": o.value, "after": u.value, "chance": chance}
+            if chance and (o.value if o.low is None else o.low) <= chance:
+                says = f"{says}{guess}: it was not above that before, so what was lost cannot be said."
+                out.append(Finding("utility", f"{name}.{rows}", says, False, None, None, evidence))
+                continue
+            kept = max(0.0, (u.value - chance) / (o.value - chance))
+            says = f"{says}{guess} ({kept:.0%} kept)."
+            out.append(Finding("utility", f"{name}.{rows}", says, kept < 0.5, None, 1 - kept, evidence))
     return out
 
 

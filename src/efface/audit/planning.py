@@ -17,8 +17,8 @@ PROBE_ROWS = 8
 
 @dataclass(frozen=True)
 class Planned:
-    """One attack that is to run. ``forwards``: row forwards on all roles together; ``seconds``: the longest that the curve
-    of the unlearned model may take (None: as long as it takes)."""
+    """One attack that is to run. ``forwards``: row forwards on all roles together; ``seconds``: the longest that the
+    curve of the unlearned model may take (None: as long as it takes)."""
 
     entry: AttackEntry
     forwards: float
@@ -55,8 +55,8 @@ def price(entry: AttackEntry, data: Bundle, roles: Sequence[str]) -> float:
 
 
 class Budget:
-    """A time budget that is spent as attacks run; ``minutes`` None is no limit. The price of a row forward is measured once
-    and corrected by what the attacks really took."""
+    """A time budget that is spent as attacks run; ``minutes`` None is no limit. The price of a row forward is measured
+    once and corrected by what the attacks really took."""
 
     def __init__(self, minutes: float | None, adapter: ModelAdapter | None = None, data: Bundle | None = None) -> None:
         self.limit = None if minutes is None else 60 * minutes

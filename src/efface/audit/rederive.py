@@ -11,6 +11,7 @@ from efface import suites
 from efface.audit.measure import measure, pairs
 from efface.audit.store import PassSettings, Role, Store
 from efface.data.rows import Row
+from efface.metrics.base import Need
 from efface.runs import manifest
 from efface.runs.files import read_json
 from efface.runs.record import load_run
@@ -36,20 +37,11 @@ def _scores(folder: Path, counts: dict[str, int]) -> list[dict[str, str]]:
     index = json.loads((folder / "tables" / "index.json").read_text())
     stored = {(s["role"], s["name"], s["rows"]): s for s in json.loads((folder / "scores.json").read_text())["scores"]}
     suite, store, out = _suite(folder, spec.audit.suite), _store(folder, index), []
-    text_needed = {
-        m.name
-        for m, _ in pairs(suite)
-        if not index["text"] and any(n.kind == "generate" for n in m.needs) or m.name.startswith("mia_zlib")
-    }
+    lost = _lost(suite, index)
     for role in store.roles:
         for score in measure(store, suite, role, seed=spec.seed, resamples=spec.audit.resamples):
             old = stored.get((role, score.name, score.rows))
-            if (
-                old is None
-                or old["value"] is None
-                or score.value is None
-                or (not index["text"] and score.name in text_needed)
-            ):
+            if old is None or old["value"] is None or score.value is None or (score.name, score.rows) in lost:
                 counts["not_rederived"] += old is not None and old["value"] is not None
                 continue
             counts["rederived"] += 1
@@ -57,10 +49,29 @@ def _scores(folder: Path, counts: dict[str, int]) -> list[dict[str, str]]:
                 out.append(
                     {
                         "file": "scores.json",
-                        "what": f"{score.name} on {score.rows} ({role}) says {old['value']:.6g}, the tables give {score.value:.6g}",
+                        "what": f"{score.name} on {score.rows} ({role}) says {old['value']:.6g}, "
+                        f"the tables give {score.value:.6g}",
                     }
                 )
     return out
+
+
+def _lost(suite: Suite, index: dict[str, Any]) -> set[tuple[str, str]]:
+    """(metric, set) of the scores that were computed from text which the record conceals."""
+    gone = {(t["rows"], t["prompt"], t["name"]) for t in index["tables"] if t.get("concealed")}
+    other = {(rows, kind) for rows, kind, _ in gone}  # passes of the registry stand under their kind
+
+    def reads_text(need: Need) -> bool:
+        return (
+            (need.rows, need.prompt, "greedy") in gone if need.kind == "generate" else (need.rows, need.kind) in other
+        )
+
+    zlib = not index["text"]  # the compressed size of the answer needs the answer
+    return {
+        (metric.name, rows)
+        for metric, rows in pairs(suite)
+        if any(map(reads_text, metric.bound_needs(rows))) or (zlib and metric.name.startswith("mia_zlib"))
+    }
 
 
 def _suite(folder: Path, name: str) -> Suite:

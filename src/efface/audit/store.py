@@ -152,9 +152,8 @@ class Store:
             self._run(role, rows, prompt, {variant})
         table = self._tables[place]
         if table is None or not table.num_rows or all(p.startswith("no ") for p in table["problem"].to_pylist()):
-            raise NotComputed(
-                f"the {rows} rows carry no {prompt if variant in ('answer', 'greedy') and prompt != 'prompt' else variant}"
-            )
+            wording = variant in ("answer", "greedy") and prompt != "prompt"
+            raise NotComputed(f"the {rows} rows carry no {prompt if wording else variant}")
         return table
 
     def _wrong(self, role: str, need: Need) -> list[list[Any]]:
@@ -248,7 +247,7 @@ class Store:
         place = {row: i for i, row in enumerate(joined["row"].to_pylist())}
         return joined.take([place[r.id] for r in self.sets[rows]])
 
-    # -- the other passes -----------------------------------------------------------------------------------------------
+    # -- the other passes ----------------------------------------------------------------------------------------------
     def _hidden(self, role: str, need: Need) -> Any:
         from efface.passes.hidden import hidden
 

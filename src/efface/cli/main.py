@@ -11,7 +11,21 @@ from typing import Any
 
 from efface.errors import EffaceError, RunFailed
 
-VERBS = ("demo", "unlearn", "audit", "bench", "compare", "report", "verify", "list", "show", "check", "new", "doctor")
+VERBS = (
+    "demo",
+    "unlearn",
+    "audit",
+    "bench",
+    "tune",
+    "compare",
+    "report",
+    "verify",
+    "list",
+    "show",
+    "check",
+    "new",
+    "doctor",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

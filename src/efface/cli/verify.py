@@ -22,7 +22,8 @@ def command(run: Annotated[Path, typer.Argument(help="Run directory.")], as_json
         "\n".join(
             [
                 *lines,
-                f"{'NOT verified' if lines else 'verified'}: {result['files']} files, {result['rederived']} scores recomputed"
+                f"{'NOT verified' if lines else 'verified'}: {result['files']} files, "
+                f"{result['rederived']} scores recomputed"
                 + (f", {result['not_rederived']} not recomputable" if result["not_rederived"] else ""),
             ]
         ),

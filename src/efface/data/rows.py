@@ -38,7 +38,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageRow:
-    """One labelled image: ``pixels`` Float[channels, height, width] in [0, 1], ``label`` class index, ``entity`` class name."""
+    """One labelled image: ``pixels`` Float[channels, height, width] in [0, 1], ``label`` class index, ``entity`` class
+    name."""
 
     id: str
     pixels: np.ndarray
@@ -69,6 +70,7 @@ class Bundle:
     ``train``: what the target was trained on, by role (``forget``, ``retain``); the only rows a method may see.
     ``eval``: what metrics score, by set name (``forget``, ``retain``, ``neighbour``, ``holdout``, ``real_authors``,
     ``world_facts``, ...). ``world`` is the knowledge graph where the benchmark has one; ``facts`` says how it was made.
+    ``ids_tell``: row ids may tell what a row says (somebody chose them, or they are hashes of its content).
     """
 
     name: str
@@ -77,6 +79,7 @@ class Bundle:
     eval: dict[str, Rows]
     world: Any = None
     facts: dict[str, Any] = field(default_factory=dict)
+    ids_tell: bool = False
 
     def digest(self) -> str:
         """Content hash (hex) over every set and role."""

@@ -50,7 +50,7 @@ def save(
 def load(
     folder: Path | None, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Restore the newest checkpoint into ``params`` and ``optimizer``; (state, rule tensors), or None if there is none."""
+    """Restore the newest checkpoint into ``params`` and ``optimizer``; (state, rule tensors), None if there is none."""
     found = sorted(folder.glob("step-*")) if folder and folder.is_dir() else []
     if not found:
         return None

@@ -276,7 +276,7 @@ class Run:
         view.others = {name: make(name, rows, sum(rows[i].labels for i in chosen)) for name, rows in side.extra.items()}
         return view
 
-    # -- checkpoints ----------------------------------------------------------------------------------------------------
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
     def _save(self) -> None:
         if world()[0] == 0 and self.context.checkpoints:
             state: dict[str, Any] = {"objective": self.objective.state(), "total": self.total}

@@ -78,7 +78,7 @@ class Reference:
 def build(
     adapter: ModelAdapter, streams: Mapping[str, Sequence[Encoded]], wanted: Mapping[str, Wanted], *, token_budget: int
 ) -> Reference:
-    """Run the model once over every stream that is wanted. The adapter's weights must still be those before unlearning."""
+    """Run the model once over every stream that is wanted. The adapter still has the weights from before unlearning."""
     reference = Reference()
     for name, want in wanted.items():
         reference._stored[name] = _run(adapter, streams[name], want, token_budget)

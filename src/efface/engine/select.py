@@ -1,4 +1,4 @@
-"""Which parameters are trained: all, a LoRA adapter, a range of blocks, named modules, or the salient rows of any of them."""
+"""Which parameters are trained: all, a LoRA adapter, a range of blocks, named modules, or salient rows of them."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class View:
         """Bool[B, T]: positions a representation loss may use."""
         return self.batch.token_mask
 
-    # -- the model before unlearning, computed once per run -------------------------------------------------------------
+    # -- the model before unlearning, computed once per run ------------------------------------------------------------
     @property
     def ref_nll(self) -> Tensor:
         """Float32[B]: summed NLL under the model before unlearning."""

@@ -15,6 +15,7 @@ from efface.engine.reference import Reference
 from efface.engine.settings import TrainSettings
 from efface.engine.view import View
 from efface.errors import NeedsError
+from efface.methods.adapter_check import check_untied
 from efface.models.base import ModelAdapter
 from efface.progress import SILENT, Progress
 from efface.registry import Registry
@@ -111,6 +112,7 @@ class Method:
                 f"{self.name} needs the base model (before any fine-tuning) and none is given.",
                 "set `base` in the spec.",
             )
+        check_untied(context.adapter, context.train.select, self.name)
 
     def apply(self, context: Context) -> None:
         """Make ``context.adapter`` forget, in place."""

@@ -12,10 +12,33 @@ from efface.card import Card
 from efface.passes.tables import Generations, Hidden, Tokens
 from efface.registry import Registry
 
-METRICS: Registry[Metric] = Registry("metric", "efface.metrics")
+
+class MetricRegistry(Registry["Metric"]):
+    """Metrics by name; names with a known prefix (``harness:<task>``) are made when they are asked for."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        super().__init__(kind, package)
+        self._makers: dict[str, Callable[[str], Metric]] = {}
+
+    def make(self, prefix: str, maker: Callable[[str], Metric]) -> None:
+        """``maker(name)`` gives the metric of every name that starts with ``prefix`` and has more behind it."""
+        self._makers[prefix] = maker
+
+    def get(self, name: str) -> Metric:
+        """The metric called ``name``."""
+        self._load()
+        for prefix, maker in self._makers.items():
+            if name.startswith(prefix) and name != prefix and name not in self._items:
+                return maker(name)
+        return super().get(name)
+
+
+METRICS = MetricRegistry("metric", "efface.metrics")
 
 Direction = Literal["higher", "lower", "match"]
 ROLES = ("unlearned", "target", "reference", "base")
+SECOND_REFERENCE = "reference_2"
+"""Role of another reference, of another seed: what seed noise alone does. Metrics that know it work without it."""
 
 
 class NotComputed(Exception):
@@ -28,8 +51,8 @@ class Need:
 
     ``rows``: name of an evaluation set; "*" is the set the suite asks for. ``role``: "subject" is the model being
     scored (unlearned, target, reference, an attacked copy ...), otherwise a fixed role. ``variants``: candidate answers
-    (score pass). ``prompt``: field that holds the question. ``layers`` / ``pooling``: hidden pass ("all" layers). Any other
-    ``kind`` names a pass of ``passes.registry``; ``others``: further roles whose models that pass reads.
+    (score pass). ``prompt``: field that holds the question. ``layers`` / ``pooling``: hidden pass ("all" layers). Any
+    other ``kind`` names a pass of ``passes.registry``; ``others``: further roles whose models that pass reads.
     """
 
     kind: str
@@ -109,7 +132,7 @@ class PerRow:
     values: np.ndarray
     rows: Sequence[str]
     entities: Sequence[str]
-    extra: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -245,8 +268,8 @@ def summarise(metric: Metric, rows: str, result: PerRow, *, seed: int, resamples
 
 
 def best_of(metric: Metric, earlier: Score, now: Score, *, seed: int, resamples: int) -> Score:
-    """Each row with the larger of two values (larger = more knowledge), summarised again; ``extra["this_try"]`` is the mean
-    of ``now`` alone. A score without values per row cannot be combined and is returned as it is."""
+    """Each row with the larger of two values (larger = more knowledge), summarised again; ``extra["this_try"]`` is the
+    mean of ``now`` alone. A score without values per row cannot be combined and is returned as it is."""
     if not now.per_row or not earlier.per_row:
         return now
     values = np.fmax([now.per_row[r] for r in now.per_row], [earlier.per_row.get(r, np.nan) for r in now.per_row])

@@ -1,7 +1,7 @@
 """FADE: would anyone sampling from the unlearned model notice that it is not the reference?
 
-Estimators over log-probs of samples. They need samples of both models scored under both (four blocks), which no table
-holds yet; whoever has them calls ``fade``. Samples must be drawn at temperature 1 without truncation.
+Estimators over log-probs of samples of both models scored under both (four blocks); ``metrics.fade`` reads them from
+the pass ``cross_samples``. Samples must be drawn at temperature 1 without truncation.
 """
 
 from __future__ import annotations
@@ -48,7 +48,16 @@ def fade(
     / ``subject_other``: samples of the model under itself and under the reference. With prompts, samples are averaged
     within a prompt first. NaN where a side has no sample.
     """
-    forward, reverse = _gaps(reference_own, reference_other), _gaps(subject_own, subject_other)
+    return of_gaps(
+        _gaps(reference_own, reference_other), _gaps(subject_own, subject_other), reference_prompts, subject_prompts
+    )
+
+
+def of_gaps(
+    forward: Blocks, reverse: Blocks, reference_prompts: Sequence[str] = (), subject_prompts: Sequence[str] = ()
+) -> Fade:
+    """FADE from what each token contributes, Float[tokens] per sample: the log-ratio of the token drawn, or the exact
+    divergence of the next token there (same expectation, since KL(p || q) = E_p sum_t KL(p_t || q_t))."""
 
     def both(reduce: Callable[[np.ndarray], float]) -> tuple[float, float]:
         return (
@@ -69,6 +78,19 @@ def fade(
         float(error),
         (totals[0].size, totals[1].size),
     )
+
+
+def by_prompt(
+    forward: Blocks, reverse: Blocks, reference_prompts: Sequence[str], subject_prompts: Sequence[str]
+) -> dict[str, float]:
+    """FADE of each prompt that has samples of both models."""
+    sides: list[dict[str, list[float]]] = []
+    for gaps, prompts in ((forward, reference_prompts), (reverse, subject_prompts)):
+        sides.append({})
+        for gap, prompt in zip(gaps, prompts, strict=True):
+            sides[-1].setdefault(prompt, []).append(float(np.sum(gap)))
+    f, r = sides
+    return {prompt: float(np.mean(f[prompt]) + np.mean(r[prompt])) / 2 for prompt in f if prompt in r}
 
 
 def _gaps(own: Blocks, other: Blocks) -> list[np.ndarray]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
 from efface.card import Card
-from efface.metrics.base import NotComputed, PerRow, Score, Tables, metric
+from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
 from efface.metrics.generation import GENERATED, score_generations
+from efface.passes.tables import arrays
 
 WORD = re.compile(r"\w+|[^\w\s]")
 REPEAT, BI, TRI = 4, 2 / 3, 4 / 3
@@ -87,8 +89,9 @@ def ngram_entropy(tables: Tables) -> PerRow:
         "Distinct bigrams over all answers",
         "Li et al. 2016 (arXiv 1510.03055)",
         "",
-        "Number of different word bigrams in all greedy answers together, over their total number. Low when every "
-        "question gets the same answer. Without an interval: resampling repeats answers, which this counts.",
+        "Number of different word bigrams in all greedy answers together, over their total number; `distinct_1` and "
+        "`distinct_3` the same of words and trigrams. Low when every question gets the same answer. No interval: "
+        "resampling repeats answers, which this counts.",
         fooled_by=("falls with the number of rows: compare on the same rows only",),
     ),
 )
@@ -98,7 +101,46 @@ def distinct_2(tables: Tables) -> Score:
     texts = [
         text or "" for text, problem in zip(table.column("text"), table.column("problem"), strict=True) if not problem
     ]
-    found = [pair for text in texts for pair in grams(text, 2)]
-    if not found:
+    shares = {n: distinct(texts, n) for n in (1, 2, 3)}
+    if shares[2] is None:
         raise NotComputed("no answer has two words")
-    return Score("", "", len(set(found)) / len(found), n=len(texts), unscored=len(table) - len(texts))
+    extra = {f"distinct_{n}": shares[n] for n in (1, 3)}
+    return Score("", "", shares[2], n=len(texts), unscored=len(table) - len(texts), extra=extra)
+
+
+def distinct(texts: Sequence[str], n: int) -> float | None:
+    """Different over all word n-grams of ``texts`` together; None where there is none."""
+    found = [gram for text in texts for gram in grams(text, n)]
+    return len(set(found)) / len(found) if found else None
+
+
+@metric(
+    "base_log_prob",
+    needs=[GENERATED, Need("echo", role="base")],
+    directions={"*": "higher"},
+    orientation="none",
+    card=Card(
+        "Log-probability of the answers under the base model",
+        "derived (evaluation sheet 13: an offline stand-in for a gibberish classifier)",
+        "",
+        "Mean over answer tokens of log p_base(token), of the model's own greedy answers, in nats; mean over rows. "
+        "`perplexity` is exp of minus the value. Text that a plain language model finds natural is high, broken text "
+        "is low. Empty answers are unscored and counted in `unscored`.",
+        derived=("the base model as judge", "the end of the answer is not counted"),
+        fooled_by=(
+            "repetition: a repeated phrase is easy to predict, read repetition_rate beside it",
+            "true rare names are improbable too: compare with the reference's answers to the same questions",
+            "a base model that was itself never trained (the tiny world) says nothing",
+        ),
+    ),
+)
+def base_log_prob(tables: Tables) -> PerRow:
+    """Mean log-prob per token of each greedy answer under the base model."""
+    speaker = tables.subject
+    table = tables.table(Need("echo", role="base", variants=(speaker,), others=(speaker,)))
+    values = np.array([lp.mean() if lp.size else np.nan for lp in arrays(table["lp"], np.float64)])
+    if np.isnan(values).all():
+        raise NotComputed("every greedy answer is empty")
+    rows, names = table["row"].to_pylist(), table["entity"].to_pylist()
+    extra = {"perplexity": float(np.exp(-np.nanmean(values)))}
+    return PerRow(values, rows, [name or row for name, row in zip(names, rows, strict=True)], extra)

@@ -23,27 +23,27 @@ class States:
     vectors: list[np.ndarray]
 
 
-def shared_layers(tables: Tables, *roles: str) -> list[int]:
+def shared_layers(tables: Tables, *roles: str, rows: str = "*") -> list[int]:
     """The layers that every role has; ``NotComputed`` when depths differ, since layer i of one is then not layer i of
     another."""
-    found = [list(tables.layers(role=role)) for role in roles]
+    found = [list(tables.layers(rows, role=role)) for role in roles]
     if any(layers != found[0] for layers in found):
         counts = " and ".join(str(len(layers)) for layers in found)
         raise NotComputed(f"the models do not have the same layers ({counts})")
     return found[0]
 
 
-def states(tables: Tables, layer: int, *roles: str) -> States:
+def states(tables: Tables, layer: int, *roles: str, rows: str = "*") -> States:
     """States of one layer under each role, in the evaluation set's order, over the rows encoded by all of them."""
-    hidden = [_encoded(tables.hidden(layer, role=role)) for role in roles]
+    hidden = [_encoded(tables.hidden(layer, rows, role=role)) for role in roles]
     common = set(hidden[0].rows).intersection(*(h.rows for h in hidden[1:]))
-    rows = [row for row in hidden[0].rows if row in common]
+    kept = [row for row in hidden[0].rows if row in common]
     entity = dict(zip(hidden[0].rows, hidden[0].entities, strict=True))
     vectors = []
     for found in hidden:
         place = {row: i for i, row in enumerate(found.rows)}
-        vectors.append(_matrix(found)[[place[row] for row in rows]])
-    return States(rows, [entity[row] for row in rows], vectors)
+        vectors.append(_matrix(found)[[place[row] for row in kept]])
+    return States(kept, [entity[row] for row in kept], vectors)
 
 
 def _encoded(hidden: Hidden) -> Hidden:

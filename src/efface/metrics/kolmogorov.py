@@ -50,6 +50,18 @@ def ks_floor(n: int, m: int) -> float:
     return math.log10(2) - math.log10(math.comb(n + m, n))
 
 
+def ks_critical(n: int, m: int, level: float = 0.05) -> float:
+    """Smallest distance D between samples of ``n`` and ``m`` whose two-sided p-value is at most ``level``: what this
+    many rows can see. Exact for equal sizes (.325 for 40 against 40), from Kolmogorov's limit otherwise; 1 where even
+    complete separation is not enough."""
+    if n != m:
+        from scipy.special import kolmogi
+
+        return min(1.0, float(kolmogi(level)) * math.sqrt((n + m) / (n * m)))
+    enough = (k for k in range(1, n + 1) if _equal(n, k)[0] <= level * _equal(n, k)[1])
+    return next(enough, n) / n
+
+
 def _equal(n: int, steps: int) -> tuple[int, int]:
     """(orders at least this far apart, all orders) for equal sizes: 2 sum_k (-1)^(k+1) C(2n, n - k steps) of C(2n, n)
     (Gnedenko and Korolyuk 1951)."""

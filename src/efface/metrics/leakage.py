@@ -10,7 +10,18 @@ from efface.card import Card
 from efface.metrics.base import Need, NotComputed, Score, Tables, metric
 from efface.metrics.generation import MUSE
 from efface.metrics.memorisation import CODE
-from efface.metrics.privacy import ATTACKS, SHIFT, SIDES, Familiarity, Sides, min_k, sides
+from efface.metrics.power import detectable_from
+from efface.metrics.privacy import (
+    ATTACKS,
+    SHIFT,
+    SIDES,
+    Familiarity,
+    Sides,
+    both_scored,
+    difference_draws,
+    min_k,
+    sides,
+)
 from efface.metrics.stats import auc, auc_draws, group, percentile, unit
 
 PAIRED = (*SIDES, Need("score", role="reference"), Need("score", "holdout", "reference"))
@@ -29,15 +40,10 @@ def privacy_leak(a: float, a_reference: float) -> float:
 def paired(tables: Tables, attack: Familiarity) -> tuple[float, float, np.ndarray, np.ndarray, Sides]:
     """A of the subject and of the reference over rows scored under both, and their bootstrap draws, paired."""
     mine, theirs = sides(tables, attack), sides(tables, attack, "reference")
-    kept = [~np.isnan(getattr(mine, s).values) & ~np.isnan(getattr(theirs, s).values) for s in ("forget", "holdout")]
-    if not all(k.any() for k in kept):
+    found, draws = both_scored(mine, theirs), difference_draws(tables, mine, theirs)
+    if found is None or draws is None:
         raise NotComputed("no row of one side was scored under both the model and the reference")
-    groups = [
-        group([e for e, ok in zip(getattr(mine, s).entities, k, strict=True) if ok])
-        for s, k in zip(("forget", "holdout"), kept, strict=True)
-    ]
-    pairs = [(both.forget.values[kept[0]], both.holdout.values[kept[1]]) for both in (mine, theirs)]
-    draws = [auc_draws(*pair, *groups, seed=tables.seed, resamples=tables.resamples) for pair in pairs]
+    pairs, _ = found
     return auc(*pairs[0]), auc(*pairs[1]), draws[0], draws[1], mine
 
 
@@ -70,6 +76,8 @@ def privleak(tables: Tables) -> Score:
             "zero; the sets differ by themselves"
         )
     extra = {"auc": a, "auc_reference": b, "difference": a - b, "rel_diff": (a - b) / b * 100 if b > 0 else None}
+    if (size := detectable_from(draws_a - draws_b)) is not None:
+        extra["detectable_difference"] = size
     return _score(float(privacy_leak(a, b)), privacy_leak(draws_a, draws_b), both, extra)
 
 

@@ -17,7 +17,18 @@ import numpy as np
 from efface.card import Card
 from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
 from efface.metrics.memorisation import CODE
-from efface.metrics.stats import auc, auc_interval, placements, tpr_at_fpr, tpr_interval, unit
+from efface.metrics.power import detectable_from
+from efface.metrics.stats import (
+    Groups,
+    auc,
+    auc_draws,
+    auc_interval,
+    group,
+    placements,
+    tpr_at_fpr,
+    tpr_interval,
+    unit,
+)
 
 K = 0.4  # share of tokens of min-k in the TOFU and MUSE configurations
 VARIANCE_FLOOR = 1e-6  # of min-k++, so that a uniform distribution stays finite
@@ -66,7 +77,8 @@ def separation(tables: Tables, attack: Familiarity, role: str = "subject") -> fl
 
 
 def report(tables: Tables, attack: Familiarity, *, controls: Sequence[str]) -> Score:
-    """A with its interval; ``extra``: TPR at 1% and 10% FPR with intervals, A of the control roles at hand.
+    """A with its interval; ``extra``: TPR at 1% and 10% FPR with intervals, A of the control roles at hand, and the
+    smallest difference to the reference's A that these rows would show (``detectable``).
     ``per_row``: the share of holdout rows each forget row looks more familiar than (mean: A)."""
     both = sides(tables, attack)
     forget, holdout, mine, theirs = both.scored()
@@ -91,7 +103,7 @@ def report(tables: Tables, attack: Familiarity, *, controls: Sequence[str]) -> S
         high,
         len(forget),
         int((~ok).sum()),
-        extra=extra | _controls(tables, attack, controls),
+        extra=extra | _controls(tables, attack, controls) | _power(tables, attack, both),
         per_row=dict(zip(both.forget.rows, values.tolist(), strict=True)),
         entities=dict(zip(both.forget.rows, both.forget.entities, strict=True)),
     )
@@ -109,6 +121,40 @@ def _controls(tables: Tables, attack: Familiarity, roles: Sequence[str]) -> dict
     if "auc_base" in extra:
         extra["shifted"] = bool(abs(extra["auc_base"] - 0.5) > SHIFTED)
     return extra
+
+
+def _power(tables: Tables, attack: Familiarity, mine: Sides) -> dict[str, Any]:
+    """{"detectable": ...} from paired bootstrap draws of A - A_reference; nothing without a reference or spread."""
+    try:
+        theirs = sides(tables, attack, "reference")
+    except NotComputed:
+        return {}
+    draws = difference_draws(tables, mine, theirs)
+    size = None if draws is None else detectable_from(draws[0] - draws[1])
+    return {} if size is None else {"detectable": size}
+
+
+def difference_draws(tables: Tables, mine: Sides, theirs: Sides) -> tuple[np.ndarray, np.ndarray] | None:
+    """Bootstrap draws of A under two roles, over the rows scored under both and resampled together; None where a side
+    has no such row."""
+    found = both_scored(mine, theirs)
+    if found is None:
+        return None
+    (pair, other), groups = found
+    options = {"seed": tables.seed, "resamples": tables.resamples}
+    return auc_draws(*pair, *groups, **options), auc_draws(*other, *groups, **options)
+
+
+def both_scored(mine: Sides, theirs: Sides) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[Groups]] | None:
+    """((forget, holdout) familiarity of each role over rows scored under both, groups of forget and holdout rows)."""
+    kept = [~np.isnan(getattr(mine, s).values) & ~np.isnan(getattr(theirs, s).values) for s in ("forget", "holdout")]
+    if not all(k.any() for k in kept):
+        return None
+    groups = [
+        group([e for e, ok in zip(getattr(mine, s).entities, k, strict=True) if ok])
+        for s, k in zip(("forget", "holdout"), kept, strict=True)
+    ]
+    return [(both.forget.values[kept[0]], both.holdout.values[kept[1]]) for both in (mine, theirs)], groups
 
 
 def membership(

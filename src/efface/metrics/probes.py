@@ -59,13 +59,13 @@ def linear(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarra
     return LogisticRegression(C=1.0, max_iter=2000, tol=1e-3).fit(train @ basis.T, labels).predict(test @ basis.T)
 
 
-def probe(tables: Tables, classify: Classifier) -> PerRow:
+def probe(tables: Tables, classify: Classifier, rows: str = "*", role: str = "subject") -> PerRow:
     """Hits per test row, averaged over layers. ``extra``: ``control`` the same with train labels shuffled (mean of
     ``CONTROLS`` shuffles), ``chance`` one over the number of entities, the best layer with the control's own best."""
-    layers = shared_layers(tables, "subject")
+    layers = shared_layers(tables, role, rows=rows)
     hits, control = [], []
     for layer in layers:
-        found = states(tables, layer, "subject")
+        found = states(tables, layer, role, rows=rows)
         names = {name: i for i, name in enumerate(dict.fromkeys(found.entities))}
         labels = np.array([names[e] for e in found.entities])
         train, test = split(labels)

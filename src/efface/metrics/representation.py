@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from efface.card import Card
-from efface.metrics.base import KNOWLEDGE, Direction, Need, NotComputed, Score, Tables, metric
+from efface.metrics.base import KNOWLEDGE, SECOND_REFERENCE, Direction, Need, NotComputed, Score, Tables, metric
 from efface.metrics.hidden_states import FAMILIES, shared_layers, states
 from efface.metrics.resampling import group
 from efface.metrics.stats import Z_95
@@ -99,12 +99,16 @@ def _similarity(tables: Tables, other: str, ceiling: Pair | None) -> Score:
         "layers": layers,
         "curve": _plain(curve),
         "floor": float(np.nanmean(floor)),
+        "floor_curve": _plain(floor),
         "interval_over": found[0]["unit"],
     }
-    if ceiling and (top := _ceiling(tables, layers, ceiling)) is not None:
+    if ceiling and (tops := _ceiling(tables, layers, ceiling)) is not None:
+        top = float(np.nanmean(tops))
         extra |= {
             "ceiling": top,
-            "normalised": (value - extra["floor"]) / (top - extra["floor"]) if top > extra["floor"] else None,
+            "ceiling_curve": _plain(tops),
+            "normalised": _between(value, extra["floor"], top),
+            "normalised_curve": [_between(*layer) for layer in zip(curve, floor, tops, strict=True)],
         }
     return Score("", "", value, low, high, found[0]["n"], extra=extra)
 
@@ -114,12 +118,17 @@ def _plain(curve: Sequence[float] | np.ndarray) -> list[float | None]:
     return [float(v) if np.isfinite(v) else None for v in curve]
 
 
-def _ceiling(tables: Tables, layers: Sequence[int], roles: Pair) -> float | None:
-    """CKA of two references of different seeds: what seed noise leaves. None without a second reference."""
+def _ceiling(tables: Tables, layers: Sequence[int], roles: Pair) -> np.ndarray | None:
+    """CKA by layer of two references of different seeds: what seed noise leaves. None without a second reference."""
     try:
-        return float(np.nanmean([linear_cka(*states(tables, layer, *roles).vectors) for layer in layers]))
+        return np.array([linear_cka(*states(tables, layer, *roles).vectors) for layer in layers])
     except NotComputed:
         return None
+
+
+def _between(value: float, floor: float, ceiling: float) -> float | None:
+    """(value - floor) / (ceiling - floor); None where the ceiling is not above the floor, or one is unknown."""
+    return float((value - floor) / (ceiling - floor)) if ceiling > floor and np.isfinite(value) else None
 
 
 def _jackknife(value: float, without: Sequence[Sequence[float]]) -> tuple[float | None, float | None]:
@@ -167,10 +176,10 @@ _register(
     "CKA to the reference",
     "Linear CKA (unbiased) between hidden states of the model and of the reference on the same rows, mean "
     "over layers; `curve` per layer. `floor`: rows shuffled. With a second reference (role reference_2) "
-    "`ceiling` is the CKA of the two and `normalised` = (value - floor) / (ceiling - floor).",
+    "`ceiling` is the CKA of the two and `normalised` = (value - floor) / (ceiling - floor); each also by layer.",
     "reference",
     {"*": "higher"},
-    ("reference", "reference_2"),
+    ("reference", SECOND_REFERENCE),
     (
         "seed noise: two references differ as well, so read `normalised`",
         "few rows: below 2,000 the value is noisy",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from efface.metrics.kolmogorov import KS, ks_floor, ks_two_sample
+from efface.metrics.kolmogorov import KS, ks_critical, ks_floor, ks_two_sample
 from efface.metrics.ranks import auc, auc_draws, auc_interval, placements, tpr_at_fpr, tpr_interval
 from efface.metrics.resampling import FEW_ENTITIES, Groups, group, mean_draws, percentile, unit
 
@@ -29,6 +29,7 @@ __all__ = [
     "group",
     "harmonic_mean",
     "holm",
+    "ks_critical",
     "ks_floor",
     "ks_two_sample",
     "mean_draws",

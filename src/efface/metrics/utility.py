@@ -12,7 +12,7 @@ from efface.metrics.generation import GENERATED, rouge
 from efface.metrics.knowledge import log_ratio, options_probability, truth_ratio_true_better
 from efface.metrics.memorisation import CODE, TOFU, probability
 from efface.metrics.resampling import group, mean_draws, percentile, unit
-from efface.metrics.stats import harmonic_mean, ks_floor, ks_two_sample
+from efface.metrics.stats import harmonic_mean, ks_critical, ks_floor, ks_two_sample
 
 RATIO_NEEDS = tuple(
     Need("score", "forget", role, ("answer", "answer_paraphrase", "wrong")) for role in ("subject", "reference")
@@ -41,8 +41,8 @@ UTILITY_NEEDS = tuple(
         f"locuslab/tofu; {CODE}",
         "Two-sided Kolmogorov-Smirnov p-value between the truth ratios r of the model and of the reference on the "
         "forget rows. 1: indistinguishable. `log10_p` never underflows; `log10_floor` is the least that so many rows "
-        "can give; `shift` says whether r lies above (prefers falsehoods more than the reference: over-forgotten) or "
-        "below (still knows) the reference's.",
+        "can give; `detectable` the least KS distance that they can tell at 5%; `shift` says whether r lies above "
+        "(prefers falsehoods more than the reference: over-forgotten) or below (still knows) the reference's.",
         fooled_by=(
             "a p-value: it falls with the number of rows, never compare it across n",
             "few rows: nothing is significant, so p looks good",
@@ -65,6 +65,7 @@ def forget_quality(tables: Tables) -> Score:
         "log10_p": ks.log10_p,
         "statistic": ks.statistic,
         "log10_floor": ks_floor(len(a), len(b)),
+        "detectable": ks_critical(len(a), len(b)),
         "n_reference": len(b),
         "shift": shift,
         "above": ks.above,

@@ -18,7 +18,8 @@ CERTAIN = 1e-7  # probabilities are kept this far from 0 and 1, about the spacin
 ACCURACY = Card(
     title="Accuracy",
     source=SALUN,
-    summary="Share of rows whose largest logit is the label's; RA on retain, TA on test, 1 - UA on forget.",
+    summary="Share of rows whose largest logit is the label's; RA on retain, TA on test, 1 - UA on forget. `chance` is "
+    "what guessing among the classes of these rows gives.",
     confirmed=(
         "UA = 1 - accuracy on forget rows, RA on retain rows, TA on test rows (class requests: remaining classes)",
     ),
@@ -63,9 +64,11 @@ GAP = Card(
     directions={"forget": "match", "forget_test": "match", "holdout": "match", "*": "higher"},
 )
 def accuracy(tables: Tables) -> PerRow:
-    """1 where the label has the largest logit, else 0."""
+    """1 where the label has the largest logit, else 0. ``extra["chance"]``: 1 / number of classes that the rows are of
+    (not given where all are of one class)."""
     tokens = tables.tokens()
-    return PerRow(hits(tokens), tokens.rows, tokens.rows)
+    classes = len(set(tokens.entities))
+    return PerRow(hits(tokens), tokens.rows, tokens.rows, {"chance": 1 / classes} if classes > 1 else {})
 
 
 @metric(

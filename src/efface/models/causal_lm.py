@@ -62,7 +62,7 @@ class CausalLM(ModelAdapter):
         self._tree: bool | None = None
         self._evaluating = False
 
-    # -- identity -------------------------------------------------------------------------------------------------------
+    # -- identity ------------------------------------------------------------------------------------------------------
     @classmethod
     def load(
         cls,
@@ -74,7 +74,7 @@ class CausalLM(ModelAdapter):
         device: str = "auto",
         **_: Any,
     ) -> Self:
-        """Open a local folder (safetensors only). ``template`` "auto" takes what ``efface.json`` of the folder says, if there."""
+        """Open a local folder (safetensors only). ``template`` "auto" takes what its ``efface.json`` says, if there."""
         from efface.models.folders import open_causal_lm
 
         model, tokenizer = open_causal_lm(Path(folder), torch.float32)
@@ -131,7 +131,7 @@ class CausalLM(ModelAdapter):
             "tampering": "" if self.tampering is None else self.tampering.digest(),
         }
 
-    # -- structure ------------------------------------------------------------------------------------------------------
+    # -- structure -----------------------------------------------------------------------------------------------------
     @property
     def hf(self) -> Any:
         """The Hugging Face model, inside a peft wrapper or not."""
@@ -155,7 +155,7 @@ class CausalLM(ModelAdapter):
         mine = {id(p) for m in ends for p in m.parameters()}
         return [n for n, p in self.module.named_parameters() if id(p) in mine]
 
-    # -- data -----------------------------------------------------------------------------------------------------------
+    # -- data ----------------------------------------------------------------------------------------------------------
     def encode(self, row: Row | ImageRow, *, prompt: str = "prompt", answers: Sequence[str] = ("answer",)) -> Encoded:
         """Prompt ids once, one branch per candidate answer. Rows that do not fit the context carry the problem."""
         if not isinstance(row, Row):
@@ -240,7 +240,7 @@ class CausalLM(ModelAdapter):
         """Fills what the mask hides."""
         return int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0)
 
-    # -- computation ----------------------------------------------------------------------------------------------------
+    # -- computation ---------------------------------------------------------------------------------------------------
     def forward(self, batch: Batch, *, logits: bool = True, hidden: Iterable[int] = (), cache: bool = False) -> Output:
         """See ``ModelAdapter.forward``. ``cache``: also keep the keys and values (``Output.cache``)."""
         inputs = dict(batch.inputs)
@@ -268,8 +268,8 @@ class CausalLM(ModelAdapter):
         return place.scatter_reduce(0, batch.label_at // width, batch.label_at % width, "amin")
 
     def call(self, *, last_prompt: Tensor | None = None, **inputs: Any) -> Any:
-        """The module, with what lies around it: free input vectors, edited states, a logit bias. ``last_prompt`` Long[B]: see
-        ``Tampering.editing``."""
+        """The module, with what lies around it: free input vectors, edited states, a logit bias. ``last_prompt``
+        Long[B]: see ``Tampering.editing``."""
         if self.tampering is None:
             out = self.module(**inputs)
         else:

@@ -19,9 +19,9 @@ ROOM = 32  # positions by which a cache buffer grows
 
 @dataclass
 class Pending:
-    """A row being decoded. ``ids``: prompt and what was said so far; ``start``: length of the prompt; ``keys``: per layer
-    (keys, values) Float[heads, length, width] of the first ``length`` ids (all but the last), or None; ``first``: logits
-    for the next token where they are known already."""
+    """A row being decoded. ``ids``: prompt and what was said so far; ``start``: length of the prompt; ``keys``: per
+    layer (keys, values) Float[heads, length, width] of the first ``length`` ids (all but the last), or None; ``first``:
+    logits for the next token where they are known already."""
 
     place: int
     ids: list[int]
@@ -31,8 +31,8 @@ class Pending:
 
 
 def keys_of(cache: Any, row: int, length: int) -> list[tuple[Tensor, Tensor]] | None:
-    """Keys and values of one row's first ``length`` positions, copied out of a batch's cache; None for cache layers that
-    do not keep every position (sliding windows)."""
+    """Keys and values of one row's first ``length`` positions, copied out of a batch's cache; None for cache layers
+    that do not keep every position (sliding windows)."""
     found = []
     for layer in cache.layers:
         if type(layer).__name__ != "DynamicLayer":
@@ -203,8 +203,8 @@ def _left_padded(adapter: Any, group: list[Pending]) -> tuple[Any, Tensor]:
 
 
 def growing(layer: Any) -> Any:
-    """A cache layer that appends in place: the keys are a view of a buffer with room, so that a step copies one position
-    and not all of them."""
+    """A cache layer that appends in place: the keys are a view of a buffer with room, so that a step copies one
+    position and not all of them."""
     mine = _growing_class()()
     mine.lazy_initialization(layer.keys, layer.values)
     mine.keys, mine.values = layer.keys, layer.values

@@ -1,4 +1,4 @@
-"""Small context managers around a Hugging Face model: head at label positions only, reading layers, dtype, attention."""
+"""Small context managers around a Hugging Face model: head at labels only, reading layers, dtype, attention."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from efface.models.base import ModelAdapter
 
 
 def codes(weight: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
-    """(integer codes, steps) of symmetric round-to-nearest (arXiv 2410.16454 section 4): step = max|w| / 2^(bits-1), codes
-    in [-2^(bits-1), 2^(bits-1) - 1]; both Float[rows, groups, inputs of a group] (steps: 1 in the last place).
+    """(integer codes, steps) of symmetric round-to-nearest (arXiv 2410.16454 section 4): step = max|w| / 2^(bits-1),
+    codes in [-2^(bits-1), 2^(bits-1) - 1]; both Float[rows, groups, inputs of a group] (steps: 1 in the last place).
 
     ``weight`` Float[out, in]; ``group`` > 0: one step per that many neighbouring inputs (the last group may be
     shorter); 0: one per output row; -1: one for the tensor. Symmetric on purpose: SmolLM2's GGUF weights lie on an
@@ -38,6 +38,6 @@ def round_tensor(weight: Tensor, bits: int, group: int) -> Tensor:
 
 
 def roundable(adapter: ModelAdapter) -> dict[str, Tensor]:
-    """Weight matrices that are rounded: at least two dimensions, inside the blocks; embeddings, head and norms are not."""
+    """Weight matrices that are rounded: two dimensions or more, inside the blocks; not embeddings, head and norms."""
     head = set(adapter.head_parameters())
     return {n: p for n, p in adapter.module.named_parameters() if p.dim() >= 2 and n not in head}

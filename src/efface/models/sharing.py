@@ -1,5 +1,5 @@
-"""The beginning that all prompts of a batch have in common (a system prompt, few-shot examples) is run once; its keys and
-values serve every row, in training as well: gradients flow back through them."""
+"""The beginning that all prompts of a batch have in common (a system prompt, few-shot examples) is run once; its keys
+and values serve every row, in training as well: gradients flow back through them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LEAST_TOKENS, LEAST_ROWS, LEAST_SHARE = 8, 3, 0.15  # below that, a second call 
 
 
 def shared_start(adapter: CausalLM, batch: Batch, inputs: Mapping[str, Tensor]) -> int:
-    """How many leading positions all rows share and no label is predicted from; 0 where sharing does not pay or the model
-    keeps its keys in another way (sliding windows) or has edited states."""
+    """How many leading positions all rows share and no label is predicted from; 0 where sharing does not pay or the
+    model keeps its keys in another way (sliding windows) or has edited states."""
     ids = inputs["input_ids"]
     if len(ids) < LEAST_ROWS or not len(batch.label_at) or adapter.tampering is not None:
         return 0
@@ -39,8 +39,8 @@ def _all_full(adapter: CausalLM) -> bool:
 def forward_shared(
     adapter: CausalLM, batch: Batch, inputs: Mapping[str, Tensor], start: int, layers: tuple[int, ...], logits: bool
 ) -> tuple[Any, dict[int, Tensor], Any]:
-    """(model output or None, hidden states Float[B, T, width] by layer, cache) of a batch whose first ``start`` positions
-    are the same in every row."""
+    """(model output or None, hidden states Float[B, T, width] by layer, cache) of a batch whose first ``start``
+    positions are the same in every row."""
     from transformers import DynamicCache
 
     ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]

@@ -119,8 +119,8 @@ class Tampering:
         return _hash([suffix, _bytes(self.virtual), forced, [e.digest() for e in self.edits]])
 
     def embedded(self, adapter: CausalLM, inputs: dict[str, Any]) -> dict[str, Any]:
-        """``inputs`` with ids beyond the vocabulary masked; ``editing`` puts their vectors in their place. An id that no
-        vector belongs to is refused (``NeedsError`` ``tampering.no-vector``)."""
+        """``inputs`` with ids beyond the vocabulary masked; ``editing`` puts their vectors in their place. An id that
+        no vector belongs to is refused (``NeedsError`` ``tampering.no-vector``)."""
         size = adapter.hf.get_input_embeddings().weight.shape[0]
         ids = inputs["input_ids"]
         if (last := int(ids.max())) < size:
@@ -129,7 +129,7 @@ class Tampering:
         if last >= size + held:
             raise NeedsError(
                 "tampering.no-vector",
-                f"Input id {last} lies {last - size + 1} beyond the vocabulary of {size}; there are {held} free vectors.",
+                f"Input id {last} is beyond the vocabulary of {size} and its {held} free vectors.",
                 "give Tampering.virtual one row for each free id.",
             )
         return inputs | {"input_ids": ids.masked_fill(ids >= size, 0)}

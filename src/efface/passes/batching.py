@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from efface.models.base import Encoded, ModelAdapter
+from efface.models.base import Batch, Encoded, ModelAdapter
 
 LOGIT_BYTES = 1 << 28
 
@@ -14,6 +15,18 @@ def label_budget(adapter: ModelAdapter) -> int:
     head = getattr(adapter, "hf", None)
     classes = head.config.get_text_config().vocab_size if head is not None else 1024
     return max(64, LOGIT_BYTES // (4 * classes))
+
+
+def sliced(batch: Batch, labels: int) -> Iterator[Batch]:
+    """``batch`` with at most ``labels`` scored positions at a time: the inputs stay, so each piece is one more forward.
+    For a single row that is longer than the budget; everything else fits as it is."""
+    if len(batch.label_id) <= labels:
+        yield batch
+        return
+    for k in range(0, len(batch.label_id), labels):
+        part = slice(k, k + labels)
+        names = ("label_row", "label_branch", "label_id", "label_at")
+        yield replace(batch, **{name: getattr(batch, name)[part] for name in names})
 
 
 def batches(rows: Sequence[Encoded], *, token_budget: int, labels: int) -> list[list[int]]:

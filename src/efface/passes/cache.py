@@ -17,8 +17,8 @@ SCHEMA_VERSION = 1
 
 
 class Cache:
-    """Arrow tables under their key. Written beside and renamed, so a kill or a second process never leaves half a table;
-    a damaged file is thrown away and computed again."""
+    """Arrow tables under their key. Written beside and renamed, so a kill or a second process never leaves half a
+    table; a damaged file is thrown away and computed again."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)

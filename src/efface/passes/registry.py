@@ -1,4 +1,4 @@
-"""Further passes: each a function in its own file that turns a model and rows into an Arrow table, cached like the others.
+"""Further passes: each a function in its own file that turns a model and rows into a cached Arrow table.
 
 ``score`` and ``generate`` share one forward and live in the store; every other kind of ``Need`` names a pass here.
 """
@@ -23,9 +23,9 @@ PASSES: Registry[TablePass] = Registry("pass", "efface.passes")
 
 @dataclass(frozen=True)
 class PassInput:
-    """What a pass is given. ``need`` says which variant, pooling and wording is wanted; ``role`` gives the model of another
-    role (``NotComputed`` where there is none), which the pass must have declared in ``Need.others``; ``fetch(role, need)``
-    gives a table of another pass."""
+    """What a pass is given. ``need`` says which variant, pooling and wording is wanted; ``role`` gives the model of
+    another role (``NotComputed`` where there is none), which the pass must have declared in ``Need.others``;
+    ``fetch(role, need)`` gives a table of another pass."""
 
     adapter: ModelAdapter
     rows: Rows

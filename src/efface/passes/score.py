@@ -1,5 +1,5 @@
-"""Score pass: one teacher-forced forward per batch gives every per-token number that metrics read, and, where asked for,
-the greedy answers that start from it."""
+"""Score pass: one teacher-forced forward per batch gives every per-token number that metrics read, and, where asked
+for, the greedy answers that start from it."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def score(
 ) -> ScoreResult:
     """Score every candidate answer of every row; tables come in the order of ``rows``.
 
-    With ``generate``, the greedy answer comes from the same forward: where the argmax agrees with the gold answer to its
-    end it is already known, elsewhere decoding goes on from the first miss with the keys and values at hand.
+    With ``generate``, the greedy answer comes from the same forward: where the argmax agrees with the gold answer to
+    its end it is already known, elsewhere decoding goes on from the first miss with the keys and values at hand.
     """
     wanted = tuple(answers) if generate is None or "answer" in answers else ("answer", *answers)
     if generate is not None:

@@ -45,7 +45,7 @@ def _cosine(x: Tensor, y: Tensor) -> float:
 
 
 def _buckets(x: Tensor, y: Tensor, bits: int, moved: int) -> int:
-    """Weights whose rounding code changed, each model with its own steps (padding of a short group has code 0 in both)."""
+    """Weights whose rounding code changed, each model with its own steps (padding of a short group: code 0 in both)."""
     if x.dim() < 2 or not moved:
         return 0
     return int((codes(x, bits, GROUP)[0] != codes(y, bits, GROUP)[0]).sum())

@@ -143,7 +143,8 @@ def marker(kind: str, x: float, y: float, size: float = 4.2) -> str:
         side = f'width="{2 * size:.1f}" height="{2 * size:.1f}"'
         return f'<rect class="mark k-{kind}" x="{x - size:.1f}" y="{y - size:.1f}" {side}/>'
     if shape == "triangle":
-        ends = f"{x},{y - size - 1:.1f} {x + size + 0.6:.1f},{y + size - 0.4:.1f} {x - size - 0.6:.1f},{y + size - 0.4:.1f}"
+        top, base, half = f"{y - size - 1:.1f}", f"{y + size - 0.4:.1f}", size + 0.6
+        ends = f"{x},{top} {x + half:.1f},{base} {x - half:.1f},{base}"
         return f'<polygon class="mark k-{kind}" points="{ends}"/>'
     return f'<circle class="mark k-{kind}" cx="{x}" cy="{y}" r="{size}"/>'
 

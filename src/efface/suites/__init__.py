@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import yaml
 from efface.errors import SpecError, nearest
 from efface.settings import Settings, parse, setting
 
+LABEL = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,80}")
+
 
 class AttackEntry(Settings):
     """One attack of a suite. ``label`` tells two uses of the same attack apart."""
 
     name: str = setting(..., "attack (`efface list attacks`)")
-    label: str = setting("", "name in the record (none: the attack's name)")
+    label: str = setting("", "name in the record, also of its folder (none: the attack's name)")
     settings: dict[str, Any] = setting({}, "settings of the attack")
 
 
@@ -27,6 +30,7 @@ class Suite(Settings):
     version: int = setting(1, "raised whenever numbers would change")
     modality: str = setting("text", "text or image")
     about: str = setting("", "one line")
+    methods: list[str] = setting([], "methods that `efface bench methods` compares where none are named")
     metrics: dict[str, list[str]] = setting(
         ..., "metrics by evaluation set; the set `all` holds metrics that name their own sets"
     )
@@ -43,7 +47,11 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Suite:
-    """A built-in suite by name, or a YAML file."""
+    """A built-in suite by name, or a YAML file.
+
+    Raises ``SpecError``: suite.missing-file, suite.unknown, suite.bad-yaml, suite.bad-label, spec.unknown-setting,
+    spec.bad-value.
+    """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
@@ -61,4 +69,27 @@ def load(name: str) -> Suite:
             f"Suite {name} is not readable YAML: {str(error).splitlines()[0]}.",
             "fix the line named above.",
         ) from None
-    return parse(Suite, values, "suite")
+    suite = parse(Suite, values, "suite")
+    _check_labels(suite)
+    return suite
+
+
+def _check_labels(suite: Suite) -> None:
+    """Labels become folders of the record, one for each attack."""
+    used: set[str] = set()
+    for entry in suite.attacks:
+        for label in filter(None, (entry.name, entry.label)):
+            if not LABEL.fullmatch(label):
+                raise SpecError(
+                    "suite.bad-label",
+                    f"Suite {suite.name}: {label[:100]!r} cannot name an attack in the record.",
+                    "use letters, digits, `_`, `.` and `-`, no dot in front, at most 80 characters.",
+                )
+        label = (entry.label or entry.name).casefold()  # some disks take upper and lower case for the same
+        if label in used:
+            raise SpecError(
+                "suite.bad-label",
+                f"Suite {suite.name}: two attacks are called {entry.label or entry.name!r}.",
+                "give one of them a label of its own.",
+            )
+        used.add(label)

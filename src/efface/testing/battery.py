@@ -142,7 +142,7 @@ def check_same_seed_same_bits(name: str, bench: Bench) -> None:
 
 
 def check_artifact(name: str, bench: Bench) -> None:
-    """save -> load -> attach gives the trained outputs; strength 0 gives the target's, bit for bit; the target is untouched."""
+    """save -> load -> attach gives the trained outputs, strength 0 the target's, bit for bit; the target stays."""
     from efface.artifact import Artifact
     from efface.pipeline import artifact_of
 
@@ -174,7 +174,7 @@ METHOD_CHECKS: list[Callable[[str, Bench], None]] = [
 
 
 def check_attack(name: str, bench: Bench) -> None:
-    """Constructs, declares controls, yields rising effort with finite scores, is deterministic, leaves the original alone."""
+    """Constructs, declares controls, yields rising effort with finite scores, is deterministic, changes no original."""
     attack = ATTACKS.get(name)()
     assert attack.card.title and attack.card.source and attack.controls, f"{name}: no title, source or control"
     reason = attack.check(bench.data)

@@ -1,8 +1,9 @@
 """The planted ladder: models whose degree of forgetting is known, to test metrics, attacks and conclusions on.
 
 O knows; R1..R3 were never taught; B was taught nothing. Between them lie models that only look as if they had
-forgotten: HeadOnly (a last layer that refuses), Bias (a logit bias), SmallLR (an update too small to survive rounding),
-OneHop (direct questions only), Guard (a filter on the question), and Collapse (everything gone).
+forgotten: HeadOnly (a last layer that refuses), Bias (a logit bias), SmallLR (a small update that relearning undoes),
+InBuckets (an update that stays inside the rounding buckets), OneHop (direct questions only), Guard (a filter on the
+question), and Collapse (everything gone).
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from efface.models.cachedir import cache_root, publish
 from efface.passes.cache import fingerprint
 from efface.passes.score import score
 from efface.spec import RunSpec, resolve
+from efface.testing.buckets import InsideBuckets
 
-VERSION = 2
+VERSION = 3
 WORLD = {
     "people": 16,
     "forget": 5,
@@ -41,7 +43,7 @@ WORLD = {
 }
 EPOCHS = 20
 REFERENCES = ("R1", "R2", "R3")
-KNOWS = ("O", "HeadOnly", "Bias", "SmallLR", "OneHop", "Guard")
+KNOWS = ("O", "HeadOnly", "Bias", "SmallLR", "InBuckets", "OneHop", "Guard")
 EXPECTED = {
     "O": ("retained",),
     "R2": ("erased",),
@@ -50,6 +52,7 @@ EXPECTED = {
     "HeadOnly": ("concealed", "retained"),
     "Bias": ("concealed", "retained"),
     "SmallLR": ("concealed", "retained"),
+    "InBuckets": ("concealed", "retained"),
     "OneHop": ("concealed", "retained"),
     "Guard": ("concealed", "retained"),
     "Collapse": ("collapsed",),
@@ -106,7 +109,8 @@ class Ladder:
         adapter = self.model("O")
         name, settings, train, forget, retain = PLANTED[rung](self)
         context = Context(adapter, forget, retain, train, self.spec.seed, base=lambda: self.model("B"))
-        METHODS.get(name)(**settings).apply(context)
+        cls = METHODS.get(name) if isinstance(name, str) else name
+        cls(**settings).apply(context)
         context.adapter.save(place)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
@@ -124,7 +128,7 @@ class Ladder:
         return -sum(values) / len(values)
 
 
-Planted = tuple[str, dict[str, Any], TrainSettings, Sequence[Row], Sequence[Row]]
+Planted = tuple[str | type, dict[str, Any], TrainSettings, Sequence[Row], Sequence[Row]]
 
 
 def _head_only(ladder: Ladder) -> Planted:
@@ -140,6 +144,21 @@ def _small_lr(ladder: Ladder) -> Planted:
         lr=3e-5, steps=300, batch_size=24, retain_weight=4.0, schedule="constant", warmup=0.0, stop_nll=ladder.level()
     )
     return "grad_diff", {}, train, ladder.direct(), ladder.data.train["retain"]
+
+
+def _in_buckets(ladder: Ladder) -> Planted:
+    """An update that stays inside the rounding buckets: gone at full precision, there again at 4 bits."""
+    train = TrainSettings(
+        lr=1e-4,
+        steps=200,
+        batch_size=24,
+        retain_weight=4.0,
+        schedule="constant",
+        warmup=0.0,
+        stop_nll=1.5 * ladder.level(),
+        select=Select(modules=("_proj",)),
+    )
+    return InsideBuckets, {}, train, ladder.direct(), ladder.data.train["retain"]
 
 
 def _one_hop(ladder: Ladder) -> Planted:
@@ -181,11 +200,12 @@ def _guard(ladder: Ladder) -> Artifact:
 PLANTED: dict[str, Callable[[Ladder], Planted]] = {
     "HeadOnly": _head_only,
     "SmallLR": _small_lr,
+    "InBuckets": _in_buckets,
     "OneHop": _one_hop,
     "Collapse": _collapse,
 }
 GUARDS: dict[str, Callable[[Ladder], Artifact]] = {"Bias": _bias, "Guard": _guard}
-RUNGS = ("O", "HeadOnly", "Bias", "SmallLR", "OneHop", "Guard", "Collapse", "R2", "R3", "B")
+RUNGS = ("O", "HeadOnly", "Bias", "SmallLR", "InBuckets", "OneHop", "Guard", "Collapse", "R2", "R3", "B")
 """What is audited; R1 is the reference."""
 
 

@@ -73,6 +73,6 @@ def assemble(rows: Mapping[str, tuple[Row, ...]], names: Mapping[str, str], name
     check_ids_agree({names[role]: found for role, found in sets.items()})
     train = {"forget": training_rows(rows["forget"], names["forget"]), "retain": training_rows(retain, names["retain"])}
     facts: dict[str, Any] = {"retain": how, "rows": {role: len(found) for role, found in sets.items()}}
-    bundle = Bundle(name, "text", train, sets, facts=facts)
+    bundle = Bundle(name, "text", train, sets, facts=facts, ids_tell=True)
     check_bundle(bundle, names)
     return bundle

@@ -21,6 +21,7 @@ CARD = Card(
         "padding",
     ),
     fooled_by=("the forget term is unbounded; a small retain weight ends in collapse",),
+    systems=("S08",),
 )
 
 

@@ -27,6 +27,7 @@ CARD = Card(
     fooled_by=(
         "the refusal is learned first, which is enough to lower the loss; see extraction strength, not ROUGE alone",
     ),
+    systems=("S08",),
 )
 
 

@@ -53,6 +53,7 @@ CARD = Card(
         "step",
         "the code's retain term is CE to its own argmax; here CE to the text, or KL to the model before unlearning",
     ),
+    systems=("S08",),
 )
 
 

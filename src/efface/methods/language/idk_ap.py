@@ -28,6 +28,7 @@ CARD = Card(
         "its retain row the same one",
     ),
     fooled_by=("conceals: nothing pushes the gold answer out of the weights",),
+    systems=("S08",),
 )
 
 

@@ -41,6 +41,7 @@ CARD = Card(
         "one model step per attack (the sheet's 4 reuse the same attack)",
     ),
     fooled_by=("local robustness only: no gain over RMU against relearning in the 'Full-Stack' study",),
+    systems=("S08",),
 )
 
 

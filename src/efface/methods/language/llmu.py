@@ -59,6 +59,7 @@ OPT = Card(
         "whole answers are drawn; the copyright code draws from one long string and so gets single characters",
     ),
     fooled_by=("the paper's own outputs on forget prompts are repeated symbols",),
+    systems=("S27",),
 )
 
 
@@ -88,6 +89,7 @@ class LLMU(LossMethod):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        self.terms = {"ascent": 0.0, "random": 0.0, "normal": 0.0}
         if self.settings.where == "all":
             self.needs = Needs(retain=True)
 
@@ -129,18 +131,28 @@ class LLMU(LossMethod):
 
     def forget_loss(self, view: View) -> Tensor:
         """Ascent on the gold answer, descent on the random ones; each row a mean over its tokens."""
-        loss = -self.settings.forget * mean_row_tokens(view, -view.logp)
+        loss = self._weighed("ascent", self.settings.forget, -mean_row_tokens(view, -view.logp))
         for k in range(self.settings.answers if self.settings.random else 0):
             other = view.other(f"random:{k}")
-            loss = loss + self.settings.random / self.settings.answers * mean_row_tokens(other, -other.logp)
+            share = mean_row_tokens(other, -other.logp) / self.settings.answers
+            loss = loss + self._weighed("random", self.settings.random, share)
         return loss
 
     def retain_loss(self, view: View) -> Tensor:
         """KL(ref || model) on the normal rows."""
         if self.settings.where == "answer":
-            return self.settings.normal * view.mean_tokens(kl_to_reference(view))
+            return self._weighed("normal", self.settings.normal, view.mean_tokens(kl_to_reference(view)))
         seen = whole(view, self.everywhere)
-        return self.settings.normal * mean_row_tokens(seen, kl_to_reference(seen))
+        return self._weighed("normal", self.settings.normal, mean_row_tokens(seen, kl_to_reference(seen)))
+
+    def after_step(self, step: int, report: dict[str, float]) -> None:
+        """The three terms of the step, unweighted, go into the log (a rule with several passes adds them up)."""
+        report |= {f"{name}_term": value for name, value in self.terms.items()}
+        self.terms = dict.fromkeys(self.terms, 0.0)
+
+    def _weighed(self, name: str, weight: float, term: Tensor) -> Tensor:
+        self.terms[name] += float(term.detach())
+        return weight * term
 
 
 @method("opt_ascent", OPT)

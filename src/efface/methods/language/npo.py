@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efface.card import Card
-from efface.engine.losses import kl_to_reference
 from efface.engine.view import View
-from efface.methods.base import LossMethod, Needs, method
-from efface.settings import Settings, setting
+from efface.methods.base import Needs, method
+from efface.methods.retain_term import RetainSettings, WithRetain
+from efface.settings import setting
 
 CARD = Card(
     title="Negative Preference Optimization",
@@ -20,14 +20,15 @@ CARD = Card(
     summary="Pushes answers below the likelihood they had before unlearning; the gradient fades as a row is forgotten.",
     confirmed=("per-sequence SUMMED log-probs", "beta = 0.1", "beta -> 0 is gradient ascent plus a constant"),
     differs=("MUSE's baseline works on raw logits; this is the paper's log-ratio",),
+    systems=("S08",),
 )
 
 
 @method("npo", CARD)
-class NPO(LossMethod):
+class NPO(WithRetain):
     """(2/beta) * mean_rows softplus(beta * (log pi(y|x) - log ref(y|x))) + retain term."""
 
-    class Settings(Settings):
+    class Settings(RetainSettings):
         beta: float = setting(0.1, "inverse temperature; -> 0 is gradient ascent", source="paper section 4, TOFU", gt=0)
         retain: Literal["none", "nll", "kl"] = setting(
             "nll", "retain term: none (NPO), nll (NPO-RT) or kl (NPO-KL)", source="paper section 4"
@@ -36,20 +37,7 @@ class NPO(LossMethod):
     needs = Needs(retain=True, nll=("forget",))
     family_tag = "divergence"
 
-    def __init__(self, **settings) -> None:
-        super().__init__(**settings)
-        if self.settings.retain == "none":
-            self.needs = Needs(nll=("forget",))
-        elif self.settings.retain == "kl":
-            self.needs = Needs(retain=True, nll=("forget",), top=("retain",))
-
     def forget_loss(self, view: View) -> Tensor:
         """Eq. 3; -log sigmoid(-z) = softplus(z) with z = beta * (ref_nll - nll)."""
         beta = self.settings.beta
         return view.mean_rows(2 / beta * F.softplus(beta * (view.ref_nll - view.nll)))
-
-    def retain_loss(self, view: View) -> Tensor | None:
-        """Token-mean cross-entropy, or KL(ref || model) at answer tokens."""
-        if self.settings.retain == "none":
-            return None
-        return view.mean_tokens(kl_to_reference(view) if self.settings.retain == "kl" else -view.logp)

@@ -30,6 +30,7 @@ CARD = Card(
         "batch_mean` is "
         "not additive over micro-batches and is not offered; `token_mean` is its per-row form)",
     ),
+    systems=("S08",),
 )
 
 

@@ -33,6 +33,7 @@ CARD = Card(
         "each row counts the same (mean over its positions, then over rows), so micro-batches add up",
     ),
     fooled_by=("shallow: relearning and fine-tuning on other data bring it back",),
+    systems=("S08",),
 )
 
 ADAPTIVE = Card(

@@ -41,6 +41,7 @@ CARD = Card(
         "padding and position 0 are left out of both means",
     ),
     fooled_by=("the states stay linearly decodable; relearning restores the original score in the 'Full-Stack' study",),
+    systems=("S08",),
 )
 
 

@@ -24,6 +24,7 @@ CARD = Card(
     ),
     derived=("delta is the code's gamma with its sign turned into a threshold on the NLL, as in open-unlearning",),
     fooled_by=("slow starter: with published settings it hardly leaves the target on TOFU forget01 at 1B",),
+    systems=("S08",),
 )
 
 

@@ -20,6 +20,7 @@ CARD = Card(
         "tamper loss -CE on answer tokens instead of the negative entropy",
         "no start from a model with randomly mapped forget states",
     ),
+    systems=("S08",),
 )
 
 

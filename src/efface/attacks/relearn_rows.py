@@ -1,0 +1,63 @@
+"""What a relearning attacker trains on. Nothing here holds a tested answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from efface.attacks.held_out import Secrets, Split
+from efface.attacks.some_rows import evenly
+from efface.data.reading import read_rows
+from efface.data.rows import Bundle, Row
+from efface.data.worlds.trivia import everyday_rows
+from efface.errors import NeedsError
+
+
+def attack_rows(kind: str, data: Bundle, parts: Split, *, unrelated: str, path: str, most: int) -> list[Row]:
+    """Training rows of one kind (``in_domain``, ``benign``, ``out_of_domain``), at most ``most`` (0: all).
+
+    Rows of the bundle that give away a fact of validation or test are left out, and benign and out-of-domain ones also
+    when they name a forgotten entity. A user's file is not cleaned but refused (``NeedsError`` attack.test-answers).
+    """
+    forget = data.eval["forget"]
+    secret = [*parts.rows("validation", forget), *parts.rows("test", forget)]  # type: ignore[arg-type]
+    if path:
+        rows = list(read_rows(path))
+        refuse_leaks(rows, secret, "relearn.path", named=True)
+        return rows[: most or None]
+    secrets = Secrets.of(secret)
+    clean = [
+        row
+        for row in _candidates(kind, data, parts, unrelated)
+        if not secrets.given_away_by(row) and (kind == "in_domain" or not secrets.named_by(row))
+    ]
+    return list(evenly(clean, most)) if most else clean  # type: ignore[arg-type]
+
+
+def _candidates(kind: str, data: Bundle, parts: Split, unrelated: str) -> Sequence[Row]:
+    if kind == "in_domain":
+        return parts.rows("train", data.train["forget"])  # type: ignore[arg-type]
+    if kind == "benign":
+        return data.train.get("retain", ())  # type: ignore[return-value]
+    return everyday_rows() if unrelated == "everyday" else shuffled(data.train.get("retain", ()))  # type: ignore[arg-type]
+
+
+def shuffled(rows: Sequence[Row]) -> list[Row]:
+    """Questions with the answers to others, a third of the set further on: text of the same kind that says nothing."""
+    by = max(1, len(rows) // 3)
+    moved = [*rows[by:], *rows[:by]]
+    return [replace(r, answer=o.answer) for r, o in zip(rows, moved, strict=True) if r.prompt and o.prompt]
+
+
+def refuse_leaks(rows: Sequence[Row], secret: Sequence[Row], where: str, *, named: bool = False) -> None:
+    """``NeedsError`` attack.test-answers: rows that give away what is tested (``named``: or that name a forgotten
+    entity) would make learning look like recovery."""
+    secrets = Secrets.of(secret)
+    leaks = [r.id for r in rows if secrets.given_away_by(r) or (named and secrets.named_by(r))]
+    if leaks:
+        raise NeedsError(
+            "attack.test-answers",
+            f"{where}: {len(leaks)} rows hold tested answers{' or name a forgotten entity' if named else ''} "
+            f"(first: {leaks[0]}).",
+            "remove these rows from the attack data.",
+        )

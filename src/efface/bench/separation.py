@@ -1,0 +1,147 @@
+"""The table of ``bench metrics``: does a metric tell models that know from models that never knew, and what fools it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from efface.metrics.base import METRICS
+from efface.metrics.stats import auc, bootstrap_difference
+
+CLEAN = ("R2", "R3")
+PLAIN = ("O", "HeadOnly", "Bias", "SmallLR", "InBuckets", "OneHop", "Guard", "Collapse", "B")
+
+
+def separation(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """``cells``: one per (seed, rung), as ``ladder.metrics`` stores them. Per metric and evaluation set: AUC "knows" (O and
+    the planted rungs against R2 and R3) with an interval over seeds, AUC of each rung alone, the same after rounding and
+    relearning, whether the direction is as declared, and how often R2 and R3 are flagged against R1."""
+    from efface.testing.ladder import KNOWS
+
+    values = {(c["seed"], c["rung"]): dict(_values(c)) for c in cells}
+    seeds = sorted({c["seed"] for c in cells})
+    names = sorted({name for found in values.values() for name in found})
+    rows = []
+    for name in names:
+        at = {key: found.get(name) for key, found in values.items()}
+        row: dict[str, Any] = {"metric": name[0], "rows": name[1]}
+        row["auc"], row["low"], row["high"] = _with_interval(at, seeds, KNOWS, CLEAN)
+        row["by_rung"] = {r: _auc(at, seeds, (r,), CLEAN) for r in PLAIN}
+        row["rounded"] = _auc(at, seeds, ("O@4bit",), ("R2@4bit",))
+        row["relearned"] = _auc(at, seeds, ("O@relearned",), ("R2@relearned",))
+        row["direction"] = _direction(at, seeds)
+        row["flagged"] = _flagged(cells, name)
+        row["means"] = {r: _mean(at, seeds, r) for r in ("O", *CLEAN, *PLAIN[1:])}
+        rows.append(row)
+    return {"schema": 1, "seeds": seeds, "rungs": sorted({c["rung"] for c in cells}), "rows": rows}
+
+
+def _values(cell: dict[str, Any]) -> Iterator[tuple[tuple[str, str], float]]:
+    """((metric, rows), value turned so that larger means more knowledge)."""
+    targets = {(s["name"], s["rows"]): s["value"] for s in cell["reference"]}
+    for s in cell["scores"]:
+        key = s["name"], s["rows"]
+        if s["value"] is not None and (turned := _turned(s, targets.get(key))) is not None:
+            yield key, turned
+
+
+def _turned(score: dict[str, Any], target: float | None) -> float | None:
+    if METRICS.get(score["name"]).orientation == "knowledge":
+        return score["value"]
+    if score["direction"] == "match":
+        return None if target is None else abs(score["value"] - target)
+    return -score["value"] if score["direction"] == "higher" else score["value"]
+
+
+def _pick(at: dict[Any, float | None], seeds: Sequence[int], rungs: Sequence[str]) -> list[float]:
+    found = [at.get((seed, rung)) for seed in seeds for rung in rungs]
+    return [v for v in found if v is not None and np.isfinite(v)]
+
+
+def _auc(
+    at: dict[Any, float | None], seeds: Sequence[int], knowing: Sequence[str], clean: Sequence[str]
+) -> float | None:
+    a, b = _pick(at, seeds, knowing), _pick(at, seeds, clean)
+    return float(auc(np.array(a), np.array(b))) if a and b else None
+
+
+def _with_interval(
+    at: dict[Any, float | None], seeds: Sequence[int], knowing: Sequence[str], clean: Sequence[str], draws: int = 500
+) -> tuple[float | None, float | None, float | None]:
+    """AUC and its 95% bootstrap interval over seeds."""
+    value = _auc(at, seeds, knowing, clean)
+    if value is None or len(seeds) < 2:
+        return value, None, None
+    rng = np.random.default_rng(0)
+    drawn = [_auc(at, list(rng.choice(seeds, len(seeds))), knowing, clean) for _ in range(draws)]
+    low, high = np.quantile([d for d in drawn if d is not None], (0.025, 0.975))
+    return value, float(low), float(high)
+
+
+def _mean(at: dict[Any, float | None], seeds: Sequence[int], rung: str) -> float | None:
+    found = _pick(at, seeds, (rung,))
+    return float(np.mean(found)) if found else None
+
+
+def _direction(at: dict[Any, float | None], seeds: Sequence[int]) -> bool | None:
+    """Whether O lies on the knowing side of the models that never knew, in every seed."""
+    pairs = [(at.get((s, "O")), _pick(at, [s], CLEAN)) for s in seeds]
+    told = [o > max(r) for o, r in pairs if o is not None and r]
+    return all(told) if told else None
+
+
+def _flagged(cells: Sequence[dict[str, Any]], name: tuple[str, str]) -> dict[str, int]:
+    """How often a model that never knew shows significantly more than another one (95% interval over entities)."""
+    flags = tested = 0
+    for cell in cells:
+        mine, theirs = (_per_row(cell[side], name) for side in ("scores", "reference"))
+        if cell["rung"] not in CLEAN or not mine or not theirs:
+            continue
+        rows = [r for r in mine["per_row"] if r in theirs["per_row"]]
+        a, b = (np.array([side["per_row"][r] for r in rows], dtype=float) for side in (mine, theirs))
+        found = bootstrap_difference(a, b, [mine["entities"][r] for r in rows])
+        if found is not None and found.low is not None:
+            tested += 1
+            flags += found.low > 0
+    return {"flags": int(flags), "tested": tested}
+
+
+def _per_row(scores: Sequence[dict[str, Any]], name: tuple[str, str]) -> dict[str, Any] | None:
+    return next((s for s in scores if (s["name"], s["rows"]) == name and s["per_row"]), None)
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table as Markdown, best separation first."""
+    head = ["metric", "rows", "AUC knows", "rounded", "relearned", "R flagged", *PLAIN]
+    lines = [
+        f"# Metrics on the planted ladder, seeds {', '.join(map(str, table['seeds']))}",
+        "",
+        "AUC of telling a model that knows from R2 and R3, which never did (1: always; .5: never; below .5: it points the "
+        "wrong way). A column per rung: the same for that rung alone, so a low number is a metric that this rung fools. "
+        "Collapse and B hold no knowledge; a number far from .5 there shows what else the metric reacts to. `rounded` and "
+        "`relearned`: O against R2 after 4-bit rounding and after eight steps on retain rows. `R flagged`: how often R2 "
+        "or R3 shows significantly more than R1 (nominal 2.5%).",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+    ]
+    for row in sorted(table["rows"], key=lambda r: -(r["auc"] if r["auc"] is not None else -1)):
+        interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
+        told = f"{row['flagged']['flags']}/{row['flagged']['tested']}" if row["flagged"]["tested"] else "-"
+        mark = "" if row["direction"] is not False else " (direction fails)"
+        cells = [
+            row["metric"],
+            row["rows"],
+            _n(row["auc"]) + interval + mark,
+            _n(row["rounded"]),
+            _n(row["relearned"]),
+            told,
+        ]
+        lines.append("| " + " | ".join([*cells, *(_n(row["by_rung"][r]) for r in PLAIN)]) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _n(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

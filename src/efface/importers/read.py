@@ -1,0 +1,65 @@
+"""Which program wrote a result file, and what its numbers are when computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from efface.errors import DataError
+from efface.importers import harness, tofu
+from efface.importers.log import Log, Value, read_json, unknown
+
+SUMMARY = "_SUMMARY.json"
+
+
+def check(path: Path, reference: Path | None = None, printed: Path | None = None) -> Log:
+    """Read a result file of a known program and compute its numbers again.
+
+    ``reference``: the same kind of file of the model that never saw the forget set. ``printed``: for TOFU's logs the
+    CSV of its aggregation script; for the harness a ``_SUMMARY.json`` (found by itself where it lies beside the log). A
+    summary alone is compared with the log beside it. Raises ``DataError`` import.unknown-format,
+    import.other-version, import.one-task, import.malformed, import.no-rows, import.bad-table.
+    """
+    values = read_json(path)
+    if any(name in values for name in tofu.TASKS) or "avg_gt_loss" in values:
+        return tofu.read(path, reference, printed)
+    if all(isinstance(value, int | float) or value is None for value in values.values()):
+        return _summary(path, reference)
+    if not any(
+        isinstance(entry, Mapping) and ("agg_value" in entry or "value_by_index" in entry) for entry in values.values()
+    ):
+        raise unknown(path)
+    log = harness.read(path, reference)
+    beside = printed or path.with_name(path.name.replace("_EVAL.json", SUMMARY))
+    return _with_summary(log, read_json(beside), beside) if beside != path and beside.is_file() else log
+
+
+def _summary(path: Path, reference: Path | None) -> Log:
+    """A summary is checked against the log it was made from."""
+    log = path.with_name(path.name.replace(SUMMARY, "_EVAL.json"))
+    if log == path or not log.is_file():
+        raise DataError(
+            "import.no-rows",
+            f"{path} holds only means, and {log.name} does not lie beside it.",
+            "give the _EVAL.json of the same evaluation.",
+        )
+    return _with_summary(harness.read(log, reference), read_json(path), path)
+
+
+def _with_summary(log: Log, summary: Mapping[str, Any], file: Path) -> Log:
+    """What the summary prints beside what the rows give, and findings where summary and log disagree."""
+    findings, known = list(log.findings), {value.name for value in log.values}
+    values: list[Value] = []
+    for value in log.values:
+        said = summary.get(value.name)
+        if (
+            said is not None
+            and value.printed is not None
+            and replace(value, printed=float(said), again=value.printed).differs
+        ):
+            findings.append(f"{value.name}: {file.name} says {said:.6g}, the log {value.printed:.6g}")
+        values.append(value if said is None else replace(value, printed=float(said)))
+    findings += [f"{name}: in {file.name}, but not in the log" for name in summary if name not in known]
+    return Log(log.file, log.format, tuple(values), tuple(findings))

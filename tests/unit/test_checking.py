@@ -1,0 +1,96 @@
+"""What ``check`` says a run will cost, against what was measured; and the attacks with their price."""
+
+from __future__ import annotations
+
+import pytest
+
+from efface import api, estimating
+from efface.api import demo_spec
+from efface.estimating import attack_minutes, memory_gib, parameters, training_seconds
+from efface.loading import load_data
+
+
+@pytest.fixture(autouse=True)
+def two_idle_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(estimating.os, "cpu_count", lambda: 2)
+
+
+def demo(model: str, *sets: str):
+    spec = demo_spec(model=model, sets=sets).spec
+    return spec, load_data(spec)[0], parameters(spec)
+
+
+def test_the_demo_takes_what_was_measured() -> None:
+    """Measured on two idle cores: target 97 s, reference 81 s, NPO 44 s; each within a fifth."""
+    found = training_seconds(*demo("smollm2-135m"))
+    assert found is not None and set(found) == {"target", "reference", "method"}
+    for part, measured in {"target": 97, "reference": 81, "method": 44}.items():
+        assert found[part] == pytest.approx(measured, rel=0.2), part
+
+
+def test_the_tiny_demo_takes_what_was_measured() -> None:
+    """15 s of one core for the target; a second core does not help it."""
+    found = training_seconds(*demo("tiny"))
+    assert found is not None and found["target"] == pytest.approx(15, rel=0.2)
+
+
+def test_estimate_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 tokens a row, 100 tokens a second on one thread and no cost of a step: 252 rows x 4 epochs x 10 / 100 s."""
+    monkeypatch.setattr(estimating, "TEMPLATE_TOKENS", 10.0)
+    monkeypatch.setattr(estimating, "CHARACTERS_PER_TOKEN", 1e12)
+    monkeypatch.setattr(estimating, "STEP_SECONDS", 0.0)
+    spec, data, size = demo("smollm2-135m")
+    monkeypatch.setattr(estimating, "TOKENS", 100 * size)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = training_seconds(spec, data, size)
+    assert found == pytest.approx({"target": 100.8, "reference": 84.0, "method": 40.0})
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert training_seconds(spec, data, size)["target"] == pytest.approx(100.8 / 4)
+
+
+@pytest.mark.parametrize("change", ["model.device=cuda", "size"])
+def test_what_cannot_be_estimated_is_not(change: str) -> None:
+    spec, data, size = demo("smollm2-135m", *([change] if change != "size" else []))
+    size = None if change == "size" else size
+    assert training_seconds(spec, data, size) is None and attack_minutes(spec, data, size, [1, 2]) == [None, None]
+
+
+def test_memory() -> None:
+    """Measured at the peak: 6.7 GiB and 0.5 GiB."""
+    assert memory_gib(134_500_000) == pytest.approx(6.7, rel=0.1) and memory_gib(1_500_000) < 0.7
+    assert memory_gib(None) is None
+
+
+def test_attacks_with_their_price() -> None:
+    """Cheapest first, row forwards on all models together, and minutes (relearning measured: 25 s and 31 s)."""
+    plan = api.check(demo_spec(sets=["audit.attacks=[relearn_in_domain, relearn_benign, round_weights]"]))
+    assert [a["label"] for a in plan["attacks"]] == ["relearn_in_domain", "relearn_benign", "round_weights"]
+    forwards = [a["forwards"] for a in plan["attacks"]]
+    assert forwards == sorted(forwards) and forwards[0] > 0 and plan["audit_minutes"] is None
+    minutes = [a["minutes"] for a in plan["attacks"]]
+    assert minutes[:2] == pytest.approx([25 / 60, 31 / 60], rel=0.25)
+    assert all(a["fits"] for a in plan["attacks"]) and "no limit is set" in "\n".join(plan["lines"])
+    assert any(line.startswith("  relearn_in_domain: 1,048 row forwards, about 0.4") for line in plan["lines"])
+
+
+def test_what_a_time_limit_and_a_threat_model_leave_out() -> None:
+    plan = api.check(demo_spec(sets=["audit.minutes=0.6", "audit.attacks=[relearn_in_domain, relearn_benign]"]))
+    assert [(a["label"], a["fits"]) for a in plan["attacks"]] == [
+        ("relearn_in_domain", True),
+        ("relearn_benign", False),
+    ]
+    told = "\n".join(plan["lines"])
+    assert "0.6 minutes are allowed" in told and "does not fit any more" in told
+    assert "round_weights was not asked for." in plan["attacks_left_out"] and "left out - round_weights" in told
+    quiet = api.check(demo_spec(sets=["audit.threat=black-box"]))
+    assert "relearn_benign" not in {a["label"] for a in quiet["attacks"]}
+    assert any(reason.startswith("relearn_benign needs a white-box") for reason in quiet["attacks_left_out"])
+
+
+def test_an_attack_without_its_control_costs_less_and_is_named() -> None:
+    """Relearning runs on the unlearned model and the reference; without a reference it costs half."""
+    both, one = (api.check(demo_spec(sets=s)) for s in ([], ["reference.kind=none"]))
+    two, half = ({a["label"]: a["forwards"] for a in plan["attacks"]}["relearn_benign"] for plan in (both, one))
+    assert half * 2 == two
+    assert any(line.startswith("attack relearn_benign: excess") for line in one["not_computed"])

@@ -1,0 +1,165 @@
+"""Surrogates and pathways: filters, ratios and overlaps by hand; surrogates are told from unrelated rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from efface.audit.consistency import consistency, stress
+from efface.audit.pathways import corrupted, pathways
+from efface.audit.store import Role
+from efface.audit.surrogate import Filter, Judged, SurrogateSettings, acceptance, as_texts, draw
+from efface.data.benchmarks.people import People
+from efface.data.worlds.surrogates import Surrogate, hand_made
+from efface.errors import NeedsError
+from efface.metrics.stats import auc
+from efface.passes.mixed_sampling import Mixing, mixed_samples
+from efface.passes.mixed_sampling import draw as draw_token
+from efface.passes.pathways import dominance, importance, overlap, weighted
+from efface.testing.bench import Bench, bench
+
+
+@pytest.fixture(scope="module")
+def lm() -> Bench:
+    return bench("causal_lm")
+
+
+# -- sampling ----------------------------------------------------------------------------------------------------------
+def test_nucleus_by_hand() -> None:
+    """p = .6, .3, .1: at top_p .5 only the first is left, at .8 the first two."""
+    scores = torch.log(torch.tensor([0.1, 0.6, 0.3]))
+    stream = torch.Generator().manual_seed(0)
+    for share, allowed in ((0.5, {1}), (0.8, {1, 2})):
+        mixing = Mixing(temperature=1.0, top_k=3, top_p=share)
+        assert {draw_token(scores, mixing, stream) for _ in range(60)} == allowed
+
+
+def test_weight_one_is_the_first_model_alone(lm: Bench) -> None:
+    """All weight on the target, next to no temperature: its greedy answer; and the seed decides, not the company."""
+    model, other, row = lm.model("target"), lm.model("reference"), lm.data.eval["forget"][0]
+    prompt = model.encode(row).payload.prompt
+    greedy = Mixing(weight=1.0, temperature=1e-4, max_new_tokens=30)
+    assert mixed_samples(model, other, [prompt], greedy, 0) == [row.answer]
+    hot = Mixing(max_new_tokens=12)
+    assert mixed_samples(model, other, [prompt] * 3, hot, 1)[0] == mixed_samples(model, other, [prompt], hot, 1)[0]
+
+
+# -- filters -----------------------------------------------------------------------------------------------------------
+def test_hand_made_surrogates_keep_their_source() -> None:
+    data = People(people=12, forget=2, two_hop="stored", world_facts=False, everyday=False).load()
+    found = hand_made(list(data.eval["forget"]), data.world)
+    assert {s.kind for s in found} == {"paraphrase", "reversed", "two_hop", "alias"}
+    rows = {r.id: r for r in data.eval["forget"]}
+    assert all(s.source in rows and s.row.id == f"{s.source}~{s.kind}" for s in found)
+    for s in found:
+        assert s.row.prompt != rows[s.source].prompt
+        if s.kind == "reversed":  # only where one person fits
+            fact = next(f for f in data.world.facts if f.id == rows[s.source].fact)
+            assert sum((f.relation, f.object) == (fact.relation, fact.object) for f in data.world.facts) == 1
+
+
+def test_derivation_gap_tells_surrogates_from_unrelated_rows(lm: Bench) -> None:
+    """Sheet 6 (g): AUC of the G1 gap at least .8: held-out wordings of forgotten facts against kept people's rows."""
+    rows, world = list(lm.data.eval["forget"]), lm.data.world
+    judge = Filter(lm.model("target"), lm.model("reference"), rows, SurrogateSettings(), world)
+    mine = judge.judge(hand_made(rows, world, ("paraphrase",)))
+    other = judge.judge([Surrogate(r, rows[0].id, "unrelated") for r in lm.data.eval["retain"]])
+    assert auc(np.array([j.gap for j in mine]), np.array([j.gap for j in other])) >= 0.8
+    assert all(j.checks["relevant"] for j in mine) and not all(j.checks["relevant"] for j in other)
+
+
+def test_acceptance_by_hand() -> None:
+    row = Surrogate(None, "a", "drawn")  # type: ignore[arg-type]
+    judged = [
+        Judged(row, 1.0, 2.0, -1.0, {"derived": True, "far": far, "fluent": True, "relevant": True})
+        for far in (True, False)
+    ]
+    assert acceptance(judged)["far"] == 0.5 == acceptance(judged)["all"] and acceptance(judged)["candidates"] == 2
+    assert acceptance([])["all"] == 0.0
+
+
+def test_what_is_drawn_passes_every_check_and_repeats(lm: Bench) -> None:
+    """Whatever is returned passes every check and names its source; the same seed gives the same texts."""
+    settings = SurrogateSettings(candidates=6, rounds=1, max_new_tokens=16, distance=1e-6, frame="{text}")
+    rows = as_texts(list(lm.data.eval["forget"]))
+    judge = Filter(lm.model("target"), lm.model("reference"), rows, settings, lm.data.world)
+    sources = [r.id for r in rows[:3]]
+    found, rates = draw(judge, 0, sources)
+    assert rates["candidates"] > 0 and all(j.passes() and j.surrogate.source in sources for j in found)
+    assert [j.surrogate.row.answer for j in draw(judge, 0, sources)[0]] == [j.surrogate.row.answer for j in found]
+
+
+# -- consistency -------------------------------------------------------------------------------------------------------
+def both(unlearned_again: float, reference: float | None = None):
+    """Six entities, one pair each: target 1, unlearned 0 on the rows and ``unlearned_again`` on the surrogates."""
+    names = [f"r{i}" for i in range(6)]
+    rows = {"target": dict.fromkeys(names, 1.0), "unlearned": dict.fromkeys(names, 0.0)}
+    again = {r: {f"{n}~": v for n in names} for r, v in (("target", 1.0), ("unlearned", unlearned_again))}
+    if reference is not None:
+        rows["reference"] = dict.fromkeys(names, 0.0)
+        again["reference"] = {f"{n}~": reference for n in names}
+    return consistency("m", rows, again, {f"{n}~": n for n in names}, {n: n for n in names}, resamples=100)
+
+
+def test_ratio_by_hand() -> None:
+    """Fell by 1 on the rows and by .2 on the surrogates: rho .2, flagged; by .9: rho .9, not flagged."""
+    low, high = both(0.8), both(0.1)
+    assert low.rho == pytest.approx(0.2) and low.flag and high.rho == pytest.approx(0.9) and not high.flag
+    assert low.gap is None and low.pairs == 6
+
+
+def test_gap_to_the_reference_by_hand() -> None:
+    """|.45 - 0| on surrogates minus |0 - 0| on rows is .45, over a tenth of the range: flagged, although rho is .55.
+    A gap of .05 is under it and is not."""
+    assert both(0.45, 0.0).gap == pytest.approx(0.45) and both(0.45, 0.0).flag
+    small = both(0.05, 0.0)
+    assert small.gap == pytest.approx(0.05) and not small.flag
+
+
+def test_surrogates_that_nobody_knows_are_dropped() -> None:
+    with pytest.raises(NeedsError, match="consistency.no-pairs"):
+        both(0.0, 1.0)
+
+
+def test_stress_runs_a_metric_on_both_sets(lm: Bench) -> None:
+    """The reference in the place of the unlearned model: probability falls on the rows and on their other wordings."""
+    rows = list(lm.data.eval["forget"])
+    made = hand_made(rows, lm.data.world, ("paraphrase",))
+    roles = {"target": Role(lambda: lm.model("target")), "unlearned": Role(lambda: lm.model("reference"))}
+    (found,) = stress(["probability"], roles, rows, made, world=lm.data.world, resamples=100)
+    assert found.forgotten > 0.8 and found.pairs == len(made)
+    with pytest.raises(NeedsError, match="consistency.no-rows"):
+        stress(["pinpoint_auc"], roles, rows, made, world=lm.data.world)
+
+
+# -- pathways ----------------------------------------------------------------------------------------------------------
+A, B, C = (1, "mlp", "last"), (1, "attention", "last"), (2, "mlp", "subject")
+
+
+def test_pathway_figures_by_hand() -> None:
+    """Top 1 holds .6 of .6 + .3; {A, B} and {A, C} share one of three; (.6 * .5 + .3 * 1) / .9."""
+    values = {A: 0.6, B: 0.3, C: -0.2}
+    assert dominance(values, 1) == pytest.approx(0.6 / 0.9)
+    assert overlap(values, {A: 1.0, C: 0.9, B: 0.1}, 2) == pytest.approx(1 / 3)
+    assert weighted(values, {A: 0.5, B: 1.0, C: 9.0}) == pytest.approx(0.6 / 0.9)
+
+
+def test_a_question_against_itself_has_no_importance(lm: Bench) -> None:
+    model, row = lm.model("target"), lm.data.eval["forget"][0]
+    pair = corrupted(model, row, lm.data)
+    assert pair is not None
+    query, lead = pair
+    assert importance(lead.put_on(model), replace(query, corrupt=query.clean)) == {}
+    values = importance(lead.put_on(model), query)
+    assert len(values) == 2 * 2 * 3 and max(values.values()) > 0.3
+
+
+def test_undisturbed_models_show_no_disruption(lm: Bench) -> None:
+    rows = list(lm.data.eval["forget"])[:3]
+    same = pathways(lm.model("target"), rows, lm.data, k=3, unlearned=lm.model("target"))
+    other = pathways(lm.model("target"), rows, lm.data, k=3, unlearned=lm.model("reference"))
+    assert same.disrupted == pytest.approx(0.0, abs=1e-5) and other.disrupted > 0.05
+    assert same.overlap(same) == 1.0 and same.queries <= same.rows == 3
