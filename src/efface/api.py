@@ -45,9 +45,12 @@ def audit(unlearned: Path | str, spec: Resolved | RunSpec | dict[str, Any], *, p
 def bench(
     what: str, specs: Sequence[Resolved], board: Path | str, *, progress: Progress = SILENT, **options: Any
 ) -> dict[str, Any]:
-    """One comparison of many runs, written to the folder ``board``; its table. ``what``: "methods" compares the methods
-    and seeds of ``specs`` (``options``: ``jobs``, ``budget`` and ``calibrate``, see ``efface.bench.methods``); "metrics" and
-    "attacks" run on the planted ladder (``options``: ``seeds``, ``suite``, ``jobs``, see ``efface.bench.ladder``)."""
+    """One comparison of many runs, written to the folder ``board``; its table.
+
+    ``what``: "methods" compares the methods and seeds of ``specs`` (``options``: ``jobs``, ``budget``, ``calibrate``,
+    see ``efface.bench.methods``); "metrics" and "attacks" run on the planted ladder (``options``: ``seeds``, ``suite``,
+    ``jobs``, see ``efface.bench.ladder``).
+    """
     from efface.bench import bench_named
 
     return bench_named(what).run(specs, Path(board), progress=progress, **options)
@@ -61,6 +64,38 @@ def tune(
     from efface.tuning import tune as search
 
     return search(_resolved(spec), Path(out), progress=progress, **options)
+
+
+def schedule(
+    spec: Resolved | RunSpec | dict[str, Any], plan: str, out: Path | str, *, progress: Progress = SILENT
+) -> dict[str, Any]:
+    """One method over a plan of the benchmark (growing forget sets, or one request after another); the table, also
+    written to the folder ``out``."""
+    from efface.schedule.steps import run
+
+    return run(_resolved(spec), plan, Path(out), progress)
+
+
+def corpus(
+    spec: Resolved | RunSpec | dict[str, Any],
+    out: Path | str,
+    *,
+    settings: dict[str, Any] | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Let the target write a forget corpus from names alone, and a spec that unlearns from it, to folder ``out``."""
+    from efface.corpus import CorpusSettings, prepare
+    from efface.settings import parse
+
+    return prepare(_resolved(spec), Path(out), parse(CorpusSettings, settings or {}, "corpus"), progress)
+
+
+def import_log(file: Path | str, reference: Path | str | None = None, printed: Path | str | None = None) -> Any:
+    """Another program's result file with its numbers computed again; an object with ``to_json()``."""
+    from efface.importers.read import check as check_log
+
+    others = [None if path is None else Path(path) for path in (reference, printed)]
+    return check_log(Path(file), *others)
 
 
 def check(spec: Resolved | RunSpec | dict[str, Any], unlearned: Path | str | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from efface import suites
 from efface.attacks.base import ATTACKS
 from efface.audit.measure import pairs
+from efface.data.benchmarks.base import BENCHMARKS
 from efface.data.rows import Bundle
 from efface.engine.rules.base import RULES
 from efface.errors import ModelError, NeedsError, SpecError, nearest
@@ -99,6 +100,12 @@ def _check_suite(suite: Suite, spec: RunSpec, data: Bundle) -> None:
 
 def _check_sources(spec: RunSpec, data: Bundle) -> None:
     """Models that are there, and rows to train the others on."""
+    if BENCHMARKS.get(spec.data.benchmark).pretrained and spec.target.kind == "train" and not spec.request:
+        raise NeedsError(
+            "target.pretrained",
+            f"{data.name} asks for what a pretrained model knows; training a target would teach it the corpus first.",
+            "set target.kind and reference.kind to none (the base model is the target), or name your own by folder.",
+        )
     folder = Path(spec.model.name).expanduser()
     if data.modality == "image" and spec.model.name != "cnn" and not folder.is_dir():
         raise SpecError(

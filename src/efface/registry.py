@@ -21,7 +21,7 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package, self.group = kind, package, f"efface.{kind}s"
+        self.kind, self.package, self.group = kind, package, f"efface.{kind}{'es' if kind.endswith('s') else 's'}"
         self._items: dict[str, T] = {}
         self._loaded = False
 
@@ -64,4 +64,11 @@ class Registry(Generic[T]):
         for module in pkgutil.walk_packages(package.__path__, prefix=f"{self.package}."):
             importlib.import_module(module.name)
         for point in entry_points(group=self.group):
-            point.load()
+            try:
+                point.load()
+            except (ImportError, AttributeError) as error:
+                raise SpecError(
+                    "registry.bad-plugin",
+                    f"The plug-in {point.name!r} ({point.value}, group {self.group}) cannot be imported: {error}.",
+                    "mend or uninstall the package that declares it.",
+                ) from error

@@ -132,7 +132,7 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Resolved:
         for name, (section, values) in ((n, recipe(n, model, benchmark)) for n in ("models", method))
         if values
     ]
-    layers = (*recipes, *_fitting_suite(given, benchmark), *layers)
+    layers = (*recipes, *_fitting_suite(given, benchmark), *_published(benchmark), *layers)
     spec: RunSpec = parse(RunSpec, merge(layers), "")
     origins = {path: origin for origin, layer in layers for path in leaves(layer)}
     return Resolved(spec, origins)
@@ -141,7 +141,17 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Resolved:
 def _fitting_suite(given: Mapping[str, Any], benchmark: str) -> list[tuple[str, dict[str, Any]]]:
     """The suite made for the rows, where the user names none: the benchmark's own, or the one for people's own rows."""
     name = "deletion_request" if given.get("request") or benchmark == "files" else benchmark
+    if name == "people_axis":
+        name = _text(given, "data", "settings", "axis", "muse")
     return [("suite of the rows", {"audit": {"suite": name}})] if name in suites.names() else []
+
+
+def _published(benchmark: str) -> list[tuple[str, dict[str, Any]]]:
+    """The prompt format of the benchmark's published protocol, where it has one."""
+    from efface.data.benchmarks.base import BENCHMARKS
+
+    template = BENCHMARKS.get(benchmark).template if benchmark in BENCHMARKS.names() else ""
+    return [(f"protocol of {benchmark}", {"model": {"template": template}})] if template else []
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -195,6 +195,18 @@ def test_summary_scores_are_made_of_their_parts(store) -> None:
     assert agl.extra["parts"]["FA"] == pytest.approx(1 - gap, abs=TO)
 
 
+def test_summary_scores_of_a_classifier_use_its_test_sets() -> None:
+    """FA, RA, TFA and TRA are accuracies on forget, retain, forget_test and test rows; the reference has 1."""
+    images = bench("classifier")
+    roles = {n: Role(lambda m=n: images.model(m)) for n in ("target", "reference")}
+    found = Store(roles, images.data.eval, PassSettings())
+    agl, own = score(found, "agl", "target"), score(found, "h_lr", "reference")
+    for name, rows in (("FA", "forget"), ("RA", "retain"), ("TFA", "forget_test"), ("TRA", "test")):
+        gap = abs(score(found, "accuracy", "target", rows).value - score(found, "accuracy", "reference", rows).value)
+        assert agl.extra["parts"][name] == pytest.approx(1 - gap, abs=TO)
+    assert own.value == pytest.approx(1.0, abs=1e-9) and score(found, "agr", "target").value < 1
+
+
 # -- sheet 7: distribution
 def test_divergences_are_not_negative_and_vanish_against_oneself(store) -> None:
     """KL(p || q) >= 0 at every position of every sampled answer (to float32), and 0 against itself."""

@@ -35,6 +35,11 @@ CARD = Card(
         "no universal prefix, perplexity term or matching of the original's hidden states",
         "a guard stays on: what taking it off shows is another attack",
     ),
+    tested=(
+        "planted ladder 0, other facts of the same people, answer probability at 0, 10, 30 steps: HeadOnly .44, .51, "
+        ".52; SmallLR .07, .18, .20; references .02, .04, .04 and .01, .03, .04",
+        "ROUGE-L does not follow at this budget: HeadOnly .21, .12, .04",
+    ),
     fooled_by=("a short budget that finds nothing says little: random search with as many tries is the setting `how`",),
 )
 

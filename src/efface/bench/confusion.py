@@ -12,8 +12,11 @@ LABELS = ("erased", "concealed", "retained", "collapsed", "inconclusive")
 
 
 def confusion(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """``cells``: one per (seed, rung), as ``ladder.attacks`` stores them. {"matrix": {rung: {label: count}}, "right": share
-    of audits whose conclusion is among the expected ones, "attacks": {attack: {rung: {flagged, tested, excess}}}}."""
+    """``cells``: one per (seed, rung), as ``ladder.attacks`` stores them.
+
+    {"matrix": {rung: {label: count}}, "right": share of audits whose conclusion is among the expected ones,
+    "attacks": {attack: {rung: {flagged, tested, excess}}}, ...}
+    """
     from efface.testing.ladder import EXPECTED, RUNGS
 
     rungs = [r for r in RUNGS if any(c["rung"] == r for c in cells)]
@@ -73,8 +76,8 @@ def markdown(table: dict[str, Any]) -> str:
         "",
         f"Right: {table['right']:.0%} of the audits." if table["right"] is not None else "",
         "",
-        "Recovery flagged (after Holm's correction over the attacks of one audit) / audits, and the mean excess over R1 of the "
-        "headline metric at the most telling point. R2 and R3 never knew: a flag there is a false alarm.",
+        "Recovery flagged (after Holm's correction over the attacks of one audit) / audits, and the mean excess over "
+        "R1 of the headline metric at the most telling point. R2 and R3 never knew: a flag there is a false alarm.",
         "",
         "| attack | " + " | ".join(rungs) + " | seconds a curve |",
         "|" + "---|" * (len(rungs) + 2),

@@ -1,4 +1,4 @@
-"""``bench metrics`` and ``bench attacks``: metrics, attacks and conclusions on models whose degree of forgetting is known.
+"""``bench metrics`` and ``bench attacks``: metrics, attacks and conclusions on models that are known to know or not.
 
 Every (seed, rung) is one file, so an interrupted bench goes on where it was. R1 is the reference; R2 and R3 are models
 that never knew and must not be flagged.
@@ -34,8 +34,11 @@ def metrics(
     jobs: int = 1,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Every metric of ``suite`` on every rung of every seed (the ladder makes its own specs, ``specs`` is not used); writes ``metrics.json`` and ``metrics.md`` below ``out`` and returns the
-    table: separation of models that know from models that never knew, per rung, and after rounding and relearning."""
+    """Every metric of ``suite`` on every rung of every seed (the ladder makes its own specs, ``specs`` is not used).
+
+    Writes ``metrics.json`` and ``metrics.md`` below ``out`` and returns the table: separation of models that know from
+    models that never knew, per rung, and after rounding and relearning.
+    """
     from efface.testing.ladder import RUNGS
 
     wanted = [*(rungs or RUNGS), *(f"{r}{how}" for how in (ROUNDED, RELEARNED) for r in STRESSED)]
@@ -56,8 +59,11 @@ def attacks(
     jobs: int = 1,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """The whole audit of ``suite`` on every rung of every seed (``specs`` is not used); writes ``attacks.json`` and ``attacks.md`` below ``out`` and returns the
-    table: how often each attack flags each rung, and the confusion matrix of conclusions."""
+    """The whole audit of ``suite`` on every rung of every seed (``specs`` is not used).
+
+    Writes ``attacks.json`` and ``attacks.md`` below ``out`` and returns the table: how often each attack flags each
+    rung, and the confusion matrix of conclusions.
+    """
     from efface.testing.ladder import RUNGS
 
     wanted = list(rungs or RUNGS)

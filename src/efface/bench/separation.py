@@ -1,4 +1,4 @@
-"""The table of ``bench metrics``: does a metric tell models that know from models that never knew, and what fools it?"""
+"""The table of ``bench metrics``: does a metric tell models that know from models that never knew; what fools it?"""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ PLAIN = ("O", "HeadOnly", "Bias", "SmallLR", "InBuckets", "OneHop", "Guard", "Co
 
 
 def separation(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """``cells``: one per (seed, rung), as ``ladder.metrics`` stores them. Per metric and evaluation set: AUC "knows" (O and
-    the planted rungs against R2 and R3) with an interval over seeds, AUC of each rung alone, the same after rounding and
-    relearning, whether the direction is as declared, and how often R2 and R3 are flagged against R1."""
+    """``cells``: one per (seed, rung), as ``ladder.metrics`` stores them.
+
+    Per metric and evaluation set: AUC "knows" (O and the planted rungs against R2 and R3) with an interval over seeds,
+    AUC of each rung alone, the same after rounding and relearning, whether the direction is as declared, and how often
+    R2 and R3 are flagged against R1.
+    """
     from efface.testing.ladder import KNOWS
 
     values = {(c["seed"], c["rung"]): dict(_values(c)) for c in cells}
@@ -118,11 +121,11 @@ def markdown(table: dict[str, Any]) -> str:
     lines = [
         f"# Metrics on the planted ladder, seeds {', '.join(map(str, table['seeds']))}",
         "",
-        "AUC of telling a model that knows from R2 and R3, which never did (1: always; .5: never; below .5: it points the "
-        "wrong way). A column per rung: the same for that rung alone, so a low number is a metric that this rung fools. "
-        "Collapse and B hold no knowledge; a number far from .5 there shows what else the metric reacts to. `rounded` and "
-        "`relearned`: O against R2 after 4-bit rounding and after eight steps on retain rows. `R flagged`: how often R2 "
-        "or R3 shows significantly more than R1 (nominal 2.5%).",
+        "AUC of telling a model that knows from R2 and R3, which never did (1: always; .5: never; below .5: it points "
+        "the wrong way). A column per rung: the same for that rung alone; a low one is a metric that this rung fools. "
+        "Collapse and B hold no knowledge; a number far from .5 there shows what else the metric reacts to. `rounded` "
+        "and `relearned`: O against R2 after 4-bit rounding and after eight steps on retain rows. `R flagged`: how "
+        "often R2 or R3 shows significantly more than R1 (nominal 2.5%).",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),

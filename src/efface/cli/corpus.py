@@ -23,13 +23,12 @@ def command(
     sets: Set = None,
     as_json: Json = False,
 ) -> int:
-    from efface.corpus import CorpusSettings, prepare
-    from efface.settings import parse
+    from efface import api
 
     given = {"samples": samples, "max_new_tokens": max_new_tokens, "prompts": tuple(prompt) if prompt else None}
-    settings = parse(CorpusSettings, {k: v for k, v in given.items() if v is not None}, "corpus")
+    settings = {k: v for k, v in given.items() if v is not None}
     one = resolved(spec, sets, model__name=model, data__benchmark=benchmark, audit__suite=suite)
-    found = prepare(one, to, settings, Console(quiet=as_json))
+    found = api.corpus(one, to, settings=settings, progress=Console(quiet=as_json))
     text = (
         f"{found['rows']} answers about {found['names']} names: {found['corpus']}\nnext: efface unlearn {found['spec']}"
     )

@@ -19,9 +19,9 @@ def command(
     printed: Annotated[Path | None, typer.Option(help="TOFU: the CSV of its aggregation script.")] = None,
     as_json: Json = False,
 ) -> int:
-    from efface.importers.read import check
+    from efface import api
 
-    log = check(file, reference, printed).to_json()
+    log = api.import_log(file, reference, printed).to_json()
     lines = [f"{log['file']} ({log['format']})"]
     for value in log["values"]:
         shown = [f"{key} {value[key]:.6g}" for key in ("printed", "again", "corrected") if value[key] is not None]

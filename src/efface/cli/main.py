@@ -17,6 +17,9 @@ VERBS = (
     "audit",
     "bench",
     "tune",
+    "schedule",
+    "corpus",
+    "import",
     "compare",
     "report",
     "verify",
@@ -26,6 +29,7 @@ VERBS = (
     "new",
     "doctor",
 )
+MODULES = {"list": "list_", "import": "import_"}  # names that Python keeps for itself
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,7 +87,7 @@ def _app() -> Any:
         help="Make trained models forget, then try hard to get the memory back.",
     )
     for verb in VERBS:
-        module = import_module(f"efface.cli.{verb if verb != 'list' else 'list_'}")
+        module = import_module(f"efface.cli.{MODULES.get(verb, verb)}")
         app.command(verb, help=module.__doc__)(module.command)
     return typer.main.get_command(app)
 

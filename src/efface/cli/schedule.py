@@ -25,8 +25,8 @@ def command(
     sets: Set = None,
     as_json: Json = False,
 ) -> int:
+    from efface import api
     from efface.runs.files import write_text
-    from efface.schedule.steps import run
     from efface.schedule.table import markdown
 
     one = resolved(
@@ -38,7 +38,7 @@ def command(
         audit__suite=suite,
         seed=seed,
     )
-    table = run(one, plan, to, Console(quiet=as_json))
+    table = api.schedule(one, plan, to, progress=Console(quiet=as_json))
     write_text(to / "schedule.md", markdown(table))
     emit(table, as_json, markdown(table))
     return 0

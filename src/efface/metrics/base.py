@@ -188,11 +188,17 @@ class Metric:
 
     def direction(self, rows: str) -> Direction:
         """Which way is good on this evaluation set."""
-        return self.directions.get(rows, self.directions.get("*", "match"))
+        if rows in self.directions:
+            return self.directions[rows]
+        private = self.orientation == "knowledge" and {"forget", "holdout"} & set(rows.split("_"))
+        other = self.directions.get("*", "match")
+        return "match" if private and other == "higher" else other
 
     def bound_needs(self, rows: str) -> tuple[Need, ...]:
-        """Needs with "*" replaced."""
-        return tuple(need.bind(rows) for need in self.needs)
+        """Needs with "*" replaced; holdout rows are those of the kind asked for (``passages_holdout``)."""
+        bound = (need.bind(rows) for need in self.needs)
+        other = rows.replace("forget", "holdout")
+        return tuple(replace(n, rows=other) if n.rows == "holdout" and "forget" in rows else n for n in bound)
 
 
 KNOWLEDGE: dict[str, Direction] = {

@@ -159,6 +159,10 @@ def _register(
         fooled_by=fooled_by,
         differs=("unbiased instead of batches of 512, which read .53 for independent features of width 576",),
         derived=("mean over all layers as the headline", "the interval: a jackknife over blocks of entities"),
+        tested=(
+            "tiny ladder, seed 0, 25 forget rows: HeadOnly to the target 1, 1, .90 by layer; to the reference -.09 "
+            "against a ceiling (R1, R2) of .86 and a floor of 0",
+        ),
     )
     add = metric(
         name,

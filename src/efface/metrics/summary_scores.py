@@ -95,7 +95,13 @@ def feature_score(tables: Tables) -> tuple[float, dict[str, float]]:
 
 def _card(title: str, summary: str, *derived: str) -> Card:
     return Card(
-        title, MIRAGE, CODE, summary, derived=("the formula: only the name was found", *derived), fooled_by=FOOLED
+        title,
+        MIRAGE,
+        CODE,
+        summary,
+        derived=("the formula: only the name was found", *derived),
+        tested=("tiny ladder, seed 0: AGL of HeadOnly .39, R2 .996; AGR of HeadOnly and Bias 0, R2 .86",),
+        fooled_by=FOOLED,
     )
 
 

@@ -23,6 +23,8 @@ class Benchmark(ABC):
     name: ClassVar[str]
     card: ClassVar[Card]
     modality: ClassVar[str] = "text"
+    template: ClassVar[str] = ""  # format of prompts in the published protocol ("": the model's own)
+    pretrained: ClassVar[bool] = False  # what is to be forgotten is what a pretrained model knows: nothing is taught
 
     class Settings(Settings):
         """Settings of the benchmark."""

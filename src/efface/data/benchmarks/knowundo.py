@@ -53,6 +53,8 @@ class KnowUnDo(Benchmark):
     Raises ``DataError``: the codes of ``open_splits`` and ``read_records``, data.missing-field, data.bad-value.
     """
 
+    template = TEMPLATE
+
     class Settings(Settings):
         domain: Literal["copyright", "privacy"] = setting("copyright", "which part")
         path: str = setting("", f"folder with the files (empty: the variable {VARIABLE}, else {HUB} on the hub)")

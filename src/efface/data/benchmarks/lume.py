@@ -47,6 +47,8 @@ class Lume(Benchmark):
     ``read_records``, data.missing-field, data.bad-value, data.duplicate-id, lume.unknown-kind.
     """
 
+    template = TEMPLATE
+
     class Settings(Settings):
         path: str = setting("", f"folder with the files (empty: the variable {VARIABLE}, else {HUB} on the hub)")
         split: Literal["train", "validation"] = setting("train", "part of the challenge's files")

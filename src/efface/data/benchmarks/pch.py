@@ -47,6 +47,8 @@ class Pch(Benchmark):
     pch.lengths-differ, pch.bad-step.
     """
 
+    template = TEMPLATE
+
     class Settings(Settings):
         path: str = setting("", f"folder with PCH and PCH_QA (empty: the variable {VARIABLE}, else {HUB} on the hub)")
         requests: int = setting(300, "how many of the texts, from the start, are to be forgotten in all", ge=1)

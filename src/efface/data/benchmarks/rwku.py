@@ -55,6 +55,8 @@ class Rwku(Benchmark):
     ``read_records``, data.missing-field, data.bad-value, rwku.unknown-target, rwku.no-probes.
     """
 
+    pretrained = True
+
     class Settings(Settings):
         targets: tuple[str, ...] = setting(("Stephen King",), "people to forget", source="the first published target")
         corpus: str = setting(

@@ -42,6 +42,8 @@ class Whp(Benchmark):
     Raises ``DataError``: the codes of ``read_records``, data.missing-field, data.bad-value, whp.no-path.
     """
 
+    template = TEMPLATE
+
     class Settings(Settings):
         path: str = setting("", "folder with familiarity, completions, forget and retain (.jsonl or .json)")
         words: int = setting(350, "longest piece of training text in words, 0: whole", source="512 tokens", ge=0)

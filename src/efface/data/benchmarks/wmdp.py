@@ -52,6 +52,8 @@ class Wmdp(Benchmark):
     data.gated, wmdp.no-corpus.
     """
 
+    template = TEMPLATE
+
     class Settings(Settings):
         domain: Literal["bio", "cyber", "chem"] = setting("cyber", "hazard; only bio and cyber have corpora")
         path: str = setting("", f"folder with the questions (empty: the variable {VARIABLE}, else {HUB} on the hub)")

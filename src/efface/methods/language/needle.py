@@ -36,6 +36,12 @@ CARD = Card(
         "the vectors are found without a judge (metric concept_cosine), or given",
         "the forget loss is NPO's, which is bounded; the noise is a multiple of the vector's own size",
     ),
+    tested=(
+        "one person taught into 24 known neurons: .57 of the gap to the model that never knew goes, .02 elsewhere",
+        "tiny ladder, seed 0, one of five people: 10 vectors by attribution take .20 of the gap (.015 from retained "
+        "people), 100 of 1,536 vectors without noise .59 (.008); the smaller bench (width 64, 2 blocks) does not "
+        "localise: .43 and .41",
+    ),
     fooled_by=("knowledge that is spread over many vectors stays", "the vectors are found with the forget answers"),
 )
 
