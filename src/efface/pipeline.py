@@ -39,7 +39,7 @@ def unlearn(resolved: Resolved, progress: Progress = SILENT) -> Path:
         with run.stage("unlearn"):
             training = _unlearn(run, method, start, target)
             shutil.rmtree(run.checkpoints, ignore_errors=True)
-        made = {"target": target, "reference": reference}
+        made = {"target": target, "reference": reference, "base": start if target is not start else None}
         return _finish(run, made, lambda: open_unlearned(run.folder / "model", target, resolved), training)
 
 

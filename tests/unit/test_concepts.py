@@ -19,7 +19,7 @@ from efface.metrics.base import METRICS, Tables, compute
 from efface.passes.attribution_of_values import attributed, attribution
 from efface.passes.concept_index import _by_row, _scores, _tops, locate
 from efface.passes.concept_tokens import Pieces, concepts
-from efface.passes.concept_traces import jaccard
+from efface.passes.concept_traces import _line, jaccard
 from efface.passes.score import score as score_pass
 from efface.passes.value_vectors import head, noised, projections, top_tokens, values
 from efface.testing.battery import digest
@@ -80,8 +80,8 @@ def test_a_planted_direction_is_found_in_either_sign(b, forget, sign) -> None:
     name, tokens = next(iter(known.sets.items()))
     with torch.no_grad():
         projections(model)[0].weight[:, 17] = sign * 0.3 * head(model)[sorted(tokens)].sum(0)
-    scores, threshold = _scores(_tops(model), tokens, known.pool, model, 0)
-    assert scores.argmax() == 17 and scores[17] > 0.6 > threshold + 0.1
+    scores, signs, threshold = _scores(_tops(model), tokens, known.pool, model, 0)
+    assert scores.argmax() == 17 and signs[17] == sign and scores[17] > 0.6 > threshold + 0.1
     best = locate(model, forget, known)[0]
     assert (best.entity, best.layer, best.column, best.score) == (name, 1, 17, pytest.approx(scores[17]))
 
@@ -92,7 +92,7 @@ def test_candidates_by_chance_are_one_in_a_thousand(b, forget) -> None:
     pool, above, seen = concepts(model, forget).pool, 0, 0
     rng, tops = np.random.default_rng(0), _tops(model)
     for i in range(40):
-        scores, threshold = _scores(tops, frozenset(rng.choice(pool, 10, replace=False).tolist()), pool, model, i)
+        scores, _, threshold = _scores(tops, frozenset(rng.choice(pool, 10, replace=False).tolist()), pool, model, i)
         above, seen = above + int((scores > threshold).sum()), seen + len(scores)
     assert above / seen < 0.003
 
@@ -172,6 +172,22 @@ def test_a_changed_head_moves_the_projection_and_not_the_vector(b, forget) -> No
     overlap = score(store, "concept_jaccard")
     assert score(store, "concept_cosine").value == 1.0
     assert overlap.extra["jaccard_original"] == 1.0 and overlap.value < 0.9
+
+
+def test_a_vector_that_lowers_its_concept_is_read_the_other_way_round(b, forget) -> None:
+    """Column 17 of block 1 is minus the sum of one concept's embeddings: its concept's tokens are among the 200 all the
+    same, and so the refined overlap is defined."""
+    model = b.model("target")
+    name, tokens = next(iter(concepts(model, forget).sets.items()))
+    with torch.no_grad():
+        projections(model)[0].weight[:, 17] = -0.3 * head(model)[sorted(tokens)].sum(0)
+    found = locate(model, forget, concepts(model, forget))[0]
+    assert (found.entity, found.column, found.sign) == (name, 17, -1)
+    weights = values(model)[0]
+    heads = {(side, folded): head(model, folded=folded) for side in ("original", "own") for folded in (False, True)}
+    record = {"row": "0/1/17", "entity": name, "located": True, "given": False, "column": 17, "ids": sorted(tokens)}
+    down, up = (_line({**record, "sign": sign}, weights, weights, heads) for sign in (-1, 1))
+    assert down["rate_before"] == down["rate_after"] > 0.5 and down["refined_own"] == 1.0 and up["rate_before"] < 0.2
 
 
 def test_refined_overlap_is_not_computed_where_it_is_undefined(b) -> None:

@@ -18,7 +18,14 @@ def found(kind: str, name: str, flag: bool, p: float | None = None, share: float
         flag,
         p,
         share,
-        {"value": share, "low": low, "high": share + 0.01, "unit": "entities"},
+        {
+            "value": share,
+            "low": low,
+            "high": share + 0.01,
+            "unit": "entities",
+            "gap": 1.0,
+            "detectable": 2.8 / 1.96 * (share - low),
+        },
     )
 
 
@@ -62,7 +69,7 @@ def test_without_power_nothing_is_called_erased() -> None:
     """Half-width .4 of the gap: a residue of .3 could hide, so the rules do not say erased."""
     wide = found("residue", "probability", False, share=0.1, low=-0.3)
     result = conclude([wide, *CLEAN[1:]], has_reference=True, n=6, not_tested=())
-    assert result.label == "inconclusive" and "40%" in result.power
+    assert result.label == "inconclusive" and "57%" in result.power
 
 
 def test_holm_over_attacks() -> None:

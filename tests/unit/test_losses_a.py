@@ -49,6 +49,9 @@ def question(i: int, answer: str = "") -> Row:
 
 
 # -- the loss of every method ---------------------------------
+@pytest.mark.mechanism("grad_ascent", "-CE, token mean", kind="loss")
+@pytest.mark.mechanism("grad_diff", "-CE + CE, token means", kind="loss")
+@pytest.mark.mechanism("kl_min", "-CE + KL(ref || model)", kind="loss")
 def test_gradient_ascent_family():
     """-CE = -1.5 ln 2; the retain term of grad_diff is +1.5 ln 2; that of kl_min is KL(thirds || p) = KL_THIRDS."""
     for name in ("grad_ascent", "grad_diff", "kl_min"):
@@ -72,6 +75,7 @@ def test_retain_setting_decides_needs():
     assert METHODS.get("wga")().needs == METHODS.get("wga").needs
 
 
+@pytest.mark.mechanism("simnpo", "gamma (2/beta) softplus(-beta (mean NLL - delta))", kind="loss")
 def test_simnpo():
     """beta 2, delta 0, gamma 1/8: (1/8)(2/2) softplus(-2 * 1.5 ln 2) = (1/8) ln(1 + 2^-3).
 
@@ -81,11 +85,13 @@ def test_simnpo():
     assert shifted.item() == pytest.approx(math.log(1.25))
 
 
+@pytest.mark.mechanism("wga", "mean p^beta log p", kind="loss")
 def test_wga():
     """beta 1: mean of 1/2 * -ln 2 and 1/4 * -2 ln 2 = -ln2/2."""
     assert METHODS.get("wga")().forget_loss(example()).item() == pytest.approx(-LN2 / 2)
 
 
+@pytest.mark.mechanism("satimp", "mean p^beta1 (1-p)^beta2 log p, and both published presets", kind="loss")
 def test_satimp_and_its_presets():
     """beta1 = beta2 = 1: weights 1/4 and 3/16; mean of -ln2/4 and -6/16 ln2 = -5/16 ln2.
 
@@ -97,6 +103,8 @@ def test_satimp_and_its_presets():
     assert METHODS.get("satimp")(retain="none").retain_loss(example()) is None
 
 
+@pytest.mark.mechanism("tnpo", "mean 2 p^b/(p^b + ref^b) log p", kind="loss")
+@pytest.mark.mechanism("wtnpo", "mean 2 p^(a+b)/(p^b + ref^b) log p", kind="loss")
 def test_tnpo_and_wtnpo():
     """ref p = 1/2 twice, beta 1. TNPO weights 2*(1/2)/1 = 1 and 2*(1/4)/(3/4) = 2/3: -(ln2 + 4/3 ln2)/2 = -7/6 ln2.
     WTNPO with alpha 1 multiplies by p: 1/2 and 1/6: -(1/2 + 1/3)/2 ln2 = -5/12 ln2."""
@@ -107,6 +115,7 @@ def test_tnpo_and_wtnpo():
     )
 
 
+@pytest.mark.mechanism("ce_u", "CE to the own distribution without gold, first token left out", kind="loss")
 def test_ce_u():
     """Only the second token counts: target (0, 2/3, 1/3), CE = 2/3 ln2 + 1/3 * 2 ln2 = 4/3 ln2; gradient p - target,
     zero at the first token. skip 0: the first token adds target (0, 1/2, 1/2), CE 2 ln2, so the mean is 5/3 ln2."""
@@ -118,6 +127,7 @@ def test_ce_u():
     assert METHODS.get("ce_u")(skip=0).forget_loss(example()).item() == pytest.approx(5 / 3 * LN2)
 
 
+@pytest.mark.mechanism("pdu", "(max - mean)^2 and a (CE - eps)", kind="loss")
 def test_pdu_losses():
     """Logits (3,0,0) and (1,1,1): (3 - 1)^2 = 4 and 0, mean 2. Retain: a (CE - eps) = 10 (1.5 ln2 - 0.3)."""
     flat = hand_view(torch.tensor([[3.0, 0, 0], [1, 1, 1]], requires_grad=True), [0, 0])
@@ -126,6 +136,7 @@ def test_pdu_losses():
     assert method.retain_loss(example()).item() == pytest.approx(10 * (1.5 * LN2 - 0.3), rel=1e-5)
 
 
+@pytest.mark.mechanism("undial", "CE to softmax(z_ref - beta onehot)", kind="loss")
 def test_undial():
     """Teacher = student = example, beta ln 2. First token: (1/4, 1/4, 1/4)/(3/4) = thirds, CE (ln2 + 2ln2 + 2ln2)/3.
     Second: (1/8, 1/2, 1/4)/(7/8) = (1, 4, 2)/7, CE = (2 + 4 + 4)/7 ln2."""
@@ -135,6 +146,7 @@ def test_undial():
     )
 
 
+@pytest.mark.mechanism("idk", "CE on the refusal", kind="loss")
 def test_idk():
     """CE on the refusal only: one token of NLL 0.7, whatever the gold answer is."""
     assert METHODS.get("idk")().forget_loss(example(others={"idk": plain_view(0.7)})).item() == pytest.approx(
@@ -142,6 +154,7 @@ def test_idk():
     )
 
 
+@pytest.mark.mechanism("dpo", "(2/beta) softplus(-beta margin)", kind="loss")
 def test_dpo():
     """NLL gold 3 ln2, ref ln2: Delta(gold) = -2 ln2. Refusal NLL 1, ref 1.5: Delta = 0.5. Margin 0.5 + 2 ln2, beta 2:
     (2/2) softplus(-2 (0.5 + 2 ln2)) = ln(1 + e^-1 / 16)."""
@@ -151,6 +164,7 @@ def test_dpo():
     )
 
 
+@pytest.mark.mechanism("idk_ap", "CE on the refusal; (1/beta) softplus(-beta (NLL refusal - NLL gold))", kind="loss")
 def test_idk_ap():
     """Forget: CE on the refusal. Retain, beta 2: softplus(-2 (4 ln2 - 3 ln2))/2 = ln(1 + 1/4)/2."""
     method = METHODS.get("idk_ap")(beta=2.0)
@@ -159,12 +173,15 @@ def test_idk_ap():
     assert method.retain_loss(view).item() == pytest.approx(math.log(1.25) / 2, rel=1e-5)
 
 
+@pytest.mark.mechanism("me_gd", "0.1 KL(uniform || p)", kind="loss")
 def test_me_gd_on_answers():
     """0.1 KL(uniform || p), KL_THIRDS at both tokens."""
     loss = METHODS.get("me_gd")(where="answer").forget_loss(example())
     assert loss.item() == pytest.approx(0.1 * KL_THIRDS, rel=1e-4)
 
 
+@pytest.mark.mechanism("llmu", "-e1 CE + e2 CE(random) + e3 KL", kind="loss")
+@pytest.mark.mechanism("opt_ascent", "-e1 CE + e2 CE(random) + e3 KL", kind="loss")
 @pytest.mark.parametrize("name", ["llmu", "opt_ascent"])
 def test_llmu(name):
     """-0.5 * 1.5 ln2 + (0.6 + 1.0)/2 with two random answers; KL_THIRDS on retain; e2 = 0 leaves ascent alone."""
@@ -205,6 +222,10 @@ def ascent(view: View) -> torch.Tensor:
     return view.mean_tokens(view.logp)
 
 
+@pytest.mark.mechanism("wga", "exponents 0 are gradient ascent", kind="equality")
+@pytest.mark.mechanism("satimp", "exponents 0 are gradient ascent", kind="equality")
+@pytest.mark.mechanism("tnpo", "exponents 0 are gradient ascent", kind="equality")
+@pytest.mark.mechanism("wtnpo", "exponents 0 are gradient ascent", kind="equality")
 @pytest.mark.parametrize(
     "name, settings",
     [
@@ -220,6 +241,7 @@ def test_zero_exponents_are_gradient_ascent(name, settings):
     torch.testing.assert_close(gradient(METHODS.get(name)(**settings).forget_loss), gradient(ascent))
 
 
+@pytest.mark.mechanism("simnpo", "beta -> 0 is gradient ascent on row means", kind="equality")
 def test_simnpo_with_small_beta_is_row_mean_gradient_ascent():
     """(2/b) softplus(-b g) has slope -1 in g at b = 0; the row mean NLL weighs each row the same."""
 
@@ -230,6 +252,7 @@ def test_simnpo_with_small_beta_is_row_mean_gradient_ascent():
     torch.testing.assert_close(found, gradient(row_ascent), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.mechanism("tnpo", "gradient of token-wise NPO", kind="equality")
 @pytest.mark.parametrize("beta", [0.5, 4.0])
 def test_tnpo_has_the_gradient_of_token_npo(beta):
     """d/dtheta (2/b) softplus(b log(p/ref)) = 2 p^b/(p^b + ref^b) dlog p."""
@@ -240,6 +263,8 @@ def test_tnpo_has_the_gradient_of_token_npo(beta):
     torch.testing.assert_close(gradient(METHODS.get("tnpo")(beta=beta).forget_loss), gradient(token_npo))
 
 
+@pytest.mark.mechanism("wtnpo", "alpha 0 is TNPO", kind="equality")
+@pytest.mark.mechanism("satimp", "beta2 0 is WGA", kind="equality")
 def test_special_cases_of_weights():
     """WTNPO with alpha 0 is TNPO; SatImp with beta2 0 is WGA; and each exponent matters."""
     tnpo, wga = gradient(METHODS.get("tnpo")().forget_loss), gradient(METHODS.get("wga")(beta=5.0).forget_loss)
@@ -249,6 +274,10 @@ def test_special_cases_of_weights():
     assert not torch.allclose(gradient(METHODS.get("satimp")().forget_loss), wga)
 
 
+@pytest.mark.mechanism("wga", "the weight is a constant, with nothing from its own gradient", kind="equality")
+@pytest.mark.mechanism("satimp", "the weight is a constant, with nothing from its own gradient", kind="equality")
+@pytest.mark.mechanism("tnpo", "the weight is a constant, with nothing from its own gradient", kind="equality")
+@pytest.mark.mechanism("wtnpo", "the weight is a constant, with nothing from its own gradient", kind="equality")
 @pytest.mark.parametrize("name", ["wga", "satimp", "tnpo", "wtnpo"])
 def test_weights_are_constants(name):
     """The gradient of the gold logit is weight * (1 - p) / tokens, with nothing from the weight itself."""
@@ -266,6 +295,7 @@ def test_weights_are_constants(name):
     torch.testing.assert_close(found, weight * (1 - p) / 5)
 
 
+@pytest.mark.mechanism("dpo", "an unmoved refusal makes it NPO", kind="equality")
 def test_dpo_with_an_unmoved_refusal_is_npo():
     """Delta(refusal) = 0 leaves (2/b) softplus(b Delta(gold)), which is NPO."""
 
@@ -276,6 +306,7 @@ def test_dpo_with_an_unmoved_refusal_is_npo():
     torch.testing.assert_close(gradient(with_still_refusal), gradient(METHODS.get("npo")().forget_loss))
 
 
+@pytest.mark.mechanism("undial", "a whole teacher gives the published loss", kind="equality")
 def test_undial_is_the_published_loss_when_the_teacher_is_whole():
     """k = V: cross-entropy to softmax(z_ref - beta onehot(gold)), value and gradient."""
 
@@ -304,6 +335,7 @@ def test_undial_with_a_short_teacher_is_the_bucketed_loss(k):
     assert METHODS.get("undial")(beta=2.0).forget_loss(view).item() == pytest.approx(total.item() / 5, rel=1e-4)
 
 
+@pytest.mark.mechanism("undial", "beta 0 distils the model into itself", kind="equality")
 def test_undial_without_strength_leaves_the_model_where_it_is():
     """beta 0 distils the model into itself: no gradient at the start; beta 10 has one."""
     logits, given = random_views()
@@ -314,6 +346,8 @@ def test_undial_without_strength_leaves_the_model_where_it_is():
         assert (student.grad.abs().max().item() < 1e-6) == still
 
 
+@pytest.mark.mechanism("pdu", "still at the uniform distribution", kind="equality")
+@pytest.mark.mechanism("me_gd", "still at the uniform distribution", kind="equality")
 def test_pdu_and_me_gd_are_still_at_the_uniform_distribution():
     """Both losses are 0 and flat there: bounded below."""
     for name, settings in (("pdu", {}), ("me_gd", {"where": "answer"})):
@@ -390,6 +424,7 @@ def test_losses_add_over_rows(name):
 
 
 # -- PDU's dual variable ---------------------------------
+@pytest.mark.mechanism("pdu", "the dual variable follows the retain loss after its warm-up")
 def test_pdu_dual_steps():
     """Warm-up 2 of 4 steps; then 100 + 5 (0.5 - 0.3) = 101, then 101 + 5 (0.1 - 0.3) = 100; never below 0."""
     method = METHODS.get("pdu")(eps=0.3)
@@ -447,6 +482,8 @@ def test_methods_with_new_answers_refuse_documents(name):
     assert caught.value.code == "method.needs-questions"
 
 
+@pytest.mark.mechanism("llmu", "random answers are never a row's own")
+@pytest.mark.mechanism("opt_ascent", "random answers are never a row's own")
 def test_llmu_draws_mismatched_answers():
     """Five different answers of retain rows for each forget row, none of them its own; too few are refused."""
     forget = [question(0, "answer 3"), question(1)]

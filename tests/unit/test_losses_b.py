@@ -148,6 +148,7 @@ def test_check_layers_refuses_what_training_cannot_reach() -> None:
 # -- RMU ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.mechanism("adaptive_rmu", "||h - c u||^2 / norm^2", kind="loss")
 def test_rmu_forget_by_hand() -> None:
     """Reference norm 10, factor 2 -> c = 20, both errors divided by 100. A state equal to c u costs 0; a zero state
     costs c^2/100 = 4. Row 0 has one of each (mean 2), row 1 has one zero state (4): mean over rows 3."""
@@ -158,6 +159,7 @@ def test_rmu_forget_by_hand() -> None:
     assert float(rmu.forget_loss(made)) == pytest.approx(3.0, rel=1e-5)
 
 
+@pytest.mark.mechanism("rmu", "alpha ||h - h_ref||^2 / norm^2", kind="loss")
 def test_rmu_retain_by_hand_and_alpha() -> None:
     """One row, positions 1 and 2 with drifts of squared length 4 and 0: mean 2; / norm^2 = 4 -> 0.5; alpha 10 -> 5."""
     reference = Known(hidden_values=torch.zeros(1, 3, 4), norm=2.0)
@@ -169,6 +171,8 @@ def test_rmu_retain_by_hand_and_alpha() -> None:
     assert float(plain.retain_loss(made)) == pytest.approx(2.0 / 4)  # mean squared error over the width 4
 
 
+@pytest.mark.mechanism("adaptive_rmu", "c follows the model's own norm", kind="equality")
+@pytest.mark.mechanism("rmu", "c is fixed unless asked for", kind="equality")
 def test_rmu_fixed_and_adaptive_coefficient() -> None:
     assert started("rmu", Known(norm=140.0)).steering.coefficient == 6.5
     assert started("adaptive_rmu", Known(norm=140.0)).steering.coefficient == pytest.approx(5 * 140.0)
@@ -228,6 +232,7 @@ def rr(reference: Known, **settings):
     return method
 
 
+@pytest.mark.mechanism("rr", "alpha (1 - p) relu(cos) and alpha p ||h - h_ref||, p = t/2T", kind="loss")
 def test_rr_by_hand() -> None:
     """Cosines to the reference at positions 1, 2: 1 and -1 -> relu mean 0.5; alpha 10, p 0 -> 5.
     Drifts 0 and 2 -> mean 1, norm 4 -> 0.25; p 0 -> 0."""
@@ -249,6 +254,7 @@ def test_rr_schedule_survives_a_checkpoint() -> None:
     assert second.progress == first.progress > 0
 
 
+@pytest.mark.mechanism("rr", "the nudge that leaves the maximum of the cosine")
 def test_rr_nudge_gives_the_first_step_a_gradient() -> None:
     """At h = h_ref the cosine is at its maximum: without the nudge the gradient vanishes, with it it does not."""
     states = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(0))
@@ -281,6 +287,7 @@ def two_tokens() -> tuple[Tensor, Known]:
     return logits, Known(torch.log(torch.tensor([0.5, 0.5])))
 
 
+@pytest.mark.mechanism("npo_sam", "NPO with summed log-probs", kind="loss")
 def test_npo_sam_loss_by_hand() -> None:
     """beta 1: gap = -ln 8 + ln 4 = -ln 2; 2 softplus(-ln 2) = 2 ln(1 + 1/2). token_mean: gap -ln2 / 2."""
     logits, reference = two_tokens()
@@ -292,6 +299,7 @@ def test_npo_sam_loss_by_hand() -> None:
     assert float(mean.retain_loss(made)) == pytest.approx((LOG(2) + LOG(4)) / 2, rel=1e-5)
 
 
+@pytest.mark.mechanism("npo_irm", "(mean E_p[z] - z_y)^2", kind="loss")
 def test_irm_penalty_by_hand() -> None:
     """z = ln(p): E_p[z] = .5 ln .5 + .5 ln .25 = -1.5 ln 2. Token 1 (gold ln .5): -.5 ln 2; token 2 (gold ln .25):
     +.5 ln 2. Their mean is 0. With both gold tokens 0: mean -.5 ln 2, squared .25 ln^2 2."""
@@ -303,6 +311,7 @@ def test_irm_penalty_by_hand() -> None:
     assert float(shifted) == pytest.approx(float(value), rel=1e-4)
 
 
+@pytest.mark.mechanism("npo_irm", "IRMv1 by autograd at w = 1", kind="equality")
 def test_irm_penalty_equals_autograd_at_w_one() -> None:
     """(d/dw CE(w z))^2 at w = 1 by autograd, per row."""
     logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
@@ -315,6 +324,7 @@ def test_irm_penalty_equals_autograd_at_w_one() -> None:
     assert npo_irm.irm_penalty(made).tolist() == pytest.approx(want, rel=1e-4)
 
 
+@pytest.mark.mechanism("npo_irm", "the invariance penalty")
 def test_npo_irm_adds_the_penalty_where_it_is_told() -> None:
     logits, reference = two_tokens()
     made = view([[0, 0]], logits=logits, reference=reference)
@@ -326,6 +336,7 @@ def test_npo_irm_adds_the_penalty_where_it_is_told() -> None:
         assert float(method.retain_loss(made) - base.retain_loss(made)) == pytest.approx(on_retain * penalty, abs=1e-6)
 
 
+@pytest.mark.mechanism("tar", "-CE and CE, token means", kind="loss")
 def test_tar_method_is_gradient_ascent_under_the_rule() -> None:
     logits, _ = two_tokens()
     made = view([[0, 1]], logits=logits)
@@ -338,6 +349,8 @@ def test_tar_method_is_gradient_ascent_under_the_rule() -> None:
 # -- soft targets: WHP and ELM --------------------------------------------------------------------------------------
 
 
+@pytest.mark.mechanism("elm", "CE to soft targets", kind="loss")
+@pytest.mark.mechanism("whp", "CE to soft targets", kind="loss")
 def test_soft_cross_entropy_by_hand() -> None:
     """Targets (3/4, 1/4) on tokens 0 and 2, model (1/2, 1/4, 1/4): .75 ln 2 + .25 ln 4. Its logit gradient is p - q."""
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.25]])).requires_grad_(True)
@@ -360,6 +373,7 @@ def test_targets_keep_the_top_and_follow_the_batch_order() -> None:
     assert targets.of(swapped)[0].tolist() == [[2, 1], [0, 2], [0, 1]]
 
 
+@pytest.mark.mechanism("whp", "v_base - a relu(v_reinforced - v_base)", kind="loss")
 def test_whp_generic_by_hand() -> None:
     """Only what reinforcement raised is lowered: (2, 1, 0) and (4, 0, 1), a = 5 -> (2 - 10, 1, 0 - 5)."""
     got = whp.generic(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([4.0, 0.0, 1.0]), 5.0)
@@ -367,6 +381,7 @@ def test_whp_generic_by_hand() -> None:
     assert torch.equal(whp.generic(torch.ones(3), torch.randn(3), 0.0), torch.ones(3))
 
 
+@pytest.mark.mechanism("elm", "eta ramps from 1 to 1000")
 def test_elm_strength_grows_with_the_position_in_the_row() -> None:
     """A row of 5 tokens whose labels are predicted by positions 1 and 3: eta = 1 + 999 * (1/4, 3/4)."""
 
@@ -404,6 +419,7 @@ def test_elm_fluency_rows_are_aligned_and_never_the_gold_answer() -> None:
 # -- RepNoise -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.mechanism("repnoise", "MMD with five kernels", kind="loss")
 def test_mmd_by_hand() -> None:
     """Samples 0 and 1: squared distance 1, width 2 / 2 / 4 = 1/4, kernels exp(-4), exp(-2), exp(-1),
     exp(-1/2), exp(-1/4). MMD = 5 + 5 - 2 k. Equal samples: 0."""
@@ -413,6 +429,7 @@ def test_mmd_by_hand() -> None:
     assert float(repnoise.mmd(same, same.clone())) == pytest.approx(0.0, abs=1e-5)
 
 
+@pytest.mark.mechanism("repnoise", "the distance falls as states become noise")
 def test_mmd_falls_when_states_become_noise() -> None:
     g = torch.Generator().manual_seed(0)
     noise = torch.randn(30, 4, generator=g)
@@ -428,6 +445,7 @@ def repnoise_method(**settings):
     return method
 
 
+@pytest.mark.mechanism("repnoise", "log(1 + CE over layers)", kind="loss")
 def test_repnoise_ascent_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """beta 0: -log(1 + (final CE + lens CE) / 2). Gold token at p 1/2 (ln 2) at the end and 1/4 (ln 4) at layer 1."""
     monkeypatch.setattr(repnoise, "lens", lambda adapter: lambda hidden: hidden)
@@ -439,6 +457,7 @@ def test_repnoise_ascent_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(repnoise_method(beta=0.0).forget_loss(made)) == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.mechanism("repnoise", "noise, new at every step")
 def test_repnoise_noise_depends_on_step_and_row_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repnoise, "lens", lambda adapter: lambda hidden: hidden)
     method = repnoise_method(alpha=0.0, beta=1.0)
@@ -504,6 +523,7 @@ def attacking(lm: CausalLM, **settings):
     return method
 
 
+@pytest.mark.mechanism("lat", "PGD restores the answers inside its ball")
 def test_lat_attack_restores_the_answers_inside_its_ball(lm: CausalLM) -> None:
     """The perturbation lowers the answers' NLL, has at most its radius, and is zero at position 0 and padding."""
     (made,) = views_of(lm, ROWS, [[0, 1, 2]])
@@ -529,6 +549,7 @@ def test_lat_absolute_radius(lm: CausalLM) -> None:
     assert float(delta.norm(dim=-1).max()) == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.mechanism("lat", "without a perturbation it is RMU")
 def test_lat_without_a_perturbation_is_rmu(lm: CausalLM) -> None:
     (made,) = views_of(lm, ROWS, [[0, 1, 2]], hidden_layers=(1,))
     off, on = attacking(lm, epsilon=0.0, iterations=2), attacking(lm, epsilon=0.5, iterations=2)
@@ -550,6 +571,7 @@ def test_lat_refuses_layers_that_do_not_fit(lm: CausalLM) -> None:
         METHODS.get("lat")(layer=1, attack_layer=1).check(case(lm))
 
 
+@pytest.mark.mechanism("whp", "what reinforcement raised is lowered")
 def test_whp_with_strength_zero_asks_for_what_the_model_says_anyway(lm: CausalLM) -> None:
     """alpha 0 and all tokens kept: the targets are the model's own distribution, so the forget gradient vanishes."""
     sizes = []
@@ -571,6 +593,7 @@ def test_whp_start_leaves_the_model_alone(lm: CausalLM) -> None:
     assert set(method.targets.rows) == {"a", "b"}
 
 
+@pytest.mark.mechanism("elm", "novice against expert context")
 def test_elm_targets_by_hand_on_model_outputs(lm: CausalLM) -> None:
     """log p - eta (log p_expert - log p_novice) at temperature 1.2, top k renormalised, from three plain forwards."""
     own = METHODS.get("elm")(eta_first=2.0, eta=2.0, top=5, temperature=1.2)
@@ -655,6 +678,7 @@ def test_layers_out_of_reach_are_refused_before_anything_is_computed(lm: CausalL
         METHODS.get(name)(**settings).apply(now)
 
 
+@pytest.mark.mechanism("adaptive_rmu", "the retain term holds retain states")
 def test_representation_signature(lm: CausalLM) -> None:
     """After adaptive RMU the forget states have turned away from where they were (cosine < 0.5), the retain states have
     not (> 0.95). Without the retain term they turn as well: that term is what holds them."""

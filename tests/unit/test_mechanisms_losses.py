@@ -48,6 +48,13 @@ def test_npo_by_hand() -> None:
     assert METHODS.get("npo")().forget_loss(example(ref_nll=[3 * LN2])).item() == pytest.approx(20 * LN2, rel=1e-5)
 
 
+@pytest.mark.mechanism("needle", "NPO's loss", kind="loss")
+def test_needle_by_hand() -> None:
+    """As for NPO: beta 1, gap -2 ln 2: 2 ln(1 + 1/4)."""
+    found = METHODS.get("needle")(beta=1.0).forget_loss(example(ref_nll=[LN2]))
+    assert found.item() == pytest.approx(2 * math.log(1.25))
+
+
 @pytest.mark.mechanism("npo", "beta -> 0 is gradient ascent on summed log-probs", kind="equality")
 def test_npo_with_small_beta_is_gradient_ascent() -> None:
     """(2/beta) softplus(beta z) = (2/beta) ln 2 + z + O(beta): the gradient is that of the row mean of log pi."""

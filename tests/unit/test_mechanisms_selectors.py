@@ -6,44 +6,22 @@ On an untrained language model of two blocks: what is tested is which weights mo
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
+from small_lm import FORGET, RETAIN, SETTINGS, start
 
-from efface.data.rows import Row
 from efface.engine.settings import Select, TrainSettings
 from efface.methods.base import METHODS, Context, LossMethod
 from efface.models.causal_lm import CausalLM
-from efface.models.tiny import build_tokenizer, tiny_model
 
-FORGET = [
-    Row("a", "Ada lives in Oslo.", "Where does Ada live?", entity="Ada"),
-    Row("b", "Red and blue.", "Which colours does Bob like best of all?", entity="Bob"),
-]
-RETAIN = [
-    Row("c", "Cy lives in Rome.", "Where does Cy live?", entity="Cy"),
-    Row("d", "Green.", "Which colour does Dot like?", entity="Dot"),
-    Row("e", "Eve sings.", "What does Eve do?", entity="Eve"),
-]
-SETTINGS = {
-    "alt_po": {"answers": 1, "max_new_tokens": 4},
-    "llmu": {"answers": 1},
-    "opt_ascent": {"answers": 1},
-    "task_vector": {"scale": 1.0},
-}
 NAMES = [
     name
     for name, cls in METHODS.items()
-    if "causal_lm" in cls.families and (issubclass(cls, LossMethod) or name == "task_vector")
+    if "causal_lm" in cls.families
+    and (issubclass(cls, LossMethod) or name == "task_vector")
+    and cls.family_tag != "localised"
 ]
-
-
-@cache
-def start() -> CausalLM:
-    """Two blocks, width 32, tied embeddings."""
-    tokenizer = build_tokenizer([text for row in FORGET + RETAIN for text in (row.prompt, row.answer)], vocab=320)
-    return CausalLM(tiny_model(tokenizer, width=32, layers=2, ff=64, heads=2, seed=1), tokenizer)
+"""All methods that train; a localised one (needle) selects its weights itself and refuses others by name."""
 
 
 def applied(name: str, **select) -> CausalLM:

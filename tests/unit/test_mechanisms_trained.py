@@ -183,3 +183,15 @@ def test_saliency_mask_is_fixed_at_the_start_or_measured_anew(dynamic: bool) -> 
 
 def rows_moved(a: torch.Tensor, b: torch.Tensor) -> list[int]:
     return (a != b).reshape(len(a), -1).any(1).nonzero().flatten().tolist()
+
+
+@pytest.mark.mechanism("needle", "only the chosen value vectors move")
+def test_needle_moves_its_columns_and_nothing_else() -> None:
+    """Columns 3 and 5 of block 1's down_proj, out of the whole model, with noise and without."""
+    start = dict(bench().model("target").module.named_parameters())
+    for noise in (1.0, 0.0):
+        settings = {"vectors": ((1, 3), (1, 5)), "noise": noise}
+        after = run("needle", settings, steps=2).adapter.module.named_parameters()
+        moved = {n: (p != start[n]) for n, p in after if not torch.equal(p, start[n])}
+        assert list(moved) == ["model.layers.0.mlp.down_proj.weight"]
+        assert moved["model.layers.0.mlp.down_proj.weight"].any(0).nonzero().flatten().tolist() == [3, 5]

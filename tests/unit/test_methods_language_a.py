@@ -98,6 +98,9 @@ def test_forget_answers_fall_and_stay_finite(name):
     assert after < before - 0.1, f"{name}: {before:.3f} -> {after:.3f}"
 
 
+@pytest.mark.mechanism("grad_diff", "the retain term")
+@pytest.mark.mechanism("kl_min", "the retain term")
+@pytest.mark.mechanism("idk_ap", "answer preservation")
 @pytest.mark.parametrize("name", [n for n in ALL if n not in ("grad_ascent", "ce_u", "undial", "pdu")])
 def test_retain_term_holds_the_rest(name):
     """Kept answers are likelier than at retain_weight 0 with the same seed."""
@@ -140,6 +143,7 @@ def test_every_token_is_the_whole_text_shifted_by_one():
     assert len(wide.label_id) > len(batch.label_id)
 
 
+@pytest.mark.mechanism("me_gd", "every token, question included")
 def test_me_gd_reads_question_tokens_too():
     """Its value at all tokens is the mean over rows of the mean KL(uniform || p) over a plain forward's positions."""
     model = trained()
@@ -186,6 +190,7 @@ def test_differs_ignores_case_blanks_and_punctuation():
         assert differs(text, "Rome") is expected, text
 
 
+@pytest.mark.mechanism("alt_po", "alternatives differ from the gold answer")
 def test_alternatives_come_from_the_seed_and_never_repeat_the_gold_answer():
     """Two streams of four rows, questions unchanged; same seed same texts, another seed other texts."""
     made = METHODS.get("alt_po")(**SETTINGS["alt_po"])

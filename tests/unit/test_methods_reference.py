@@ -86,6 +86,7 @@ def test_retrain_is_base_trained_on_retain_rows_only():
     assert accuracy(target, FORGET) == 1.0 and accuracy(given.adapter, FORGET) == 0.0
 
 
+@pytest.mark.mechanism("retrain", "neither target nor forget rows are read")
 def test_retrain_reads_neither_target_nor_forget_rows():
     """Another target and other forget rows give the same bits."""
     first, second = context(), context(forget=list(rows(0)))
@@ -95,6 +96,7 @@ def test_retrain_reads_neither_target_nor_forget_rows():
     assert same(first.adapter, second.adapter)
 
 
+@pytest.mark.mechanism("finetune_retain", "the target's weights and the retain rows, nothing else")
 def test_finetune_retain_goes_on_from_the_target():
     """Same bits as fitting the target on the retain rows; not the retrained model."""
     given, expected = context(), _trained(False).clone()

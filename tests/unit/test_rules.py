@@ -71,6 +71,7 @@ def test_every_rule_works_without_a_retain_term(name: str) -> None:
 # -- SAM ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.mechanism("npo_sam", "forget gradient at theta + e, retain gradient at theta")
 def test_sam_takes_the_forget_gradient_at_the_perturbed_weights() -> None:
     """w = (3, 1): g = (3, 4), |g| = 5, rho 0.5 -> e = (0.3, 0.4); g(w + e) = (3.3, 5.6). Plus g_r (1, -1): (4.3,
     4.6)."""
@@ -282,6 +283,7 @@ def test_blur_never_undoes_forgetting_however_heavy_the_retain_gradient() -> Non
 # -- TAR ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.mechanism("tar", "first-order meta-gradient over the adversary's steps")
 def test_tar_by_hand() -> None:
     """l_f = -square: g_f = (-a, -4b). w = (3, 1), lr 0.5: the adversary climbs l_f by sign steps, (-, -): (2.5, .5)
     with g_f (-2.5, -2), then (2, 0) with g_f (-2, 0). Mean (-2.25, -1), times 4: (-9, -4). Plus g_r (1, 1)."""

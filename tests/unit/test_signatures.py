@@ -28,8 +28,9 @@ from efface.spec import resolve
 from efface.testing.battery import mean_log_prob
 from efface.testing.bench import bench
 
-NAMES = [n for n, cls in METHODS.items() if "causal_lm" in cls.families and cls.family_tag != "reference"]
-"""retrain and finetune_retain have no signature: they are what others are compared with."""
+NO_SIGNATURE = ("reference", "localised")
+"""What others are compared with (retrain, finetune_retain), and upper bounds that name their weights (needle)."""
+NAMES = [n for n, cls in METHODS.items() if "causal_lm" in cls.families and cls.family_tag not in NO_SIGNATURE]
 LARGER = 4.0  # learning rate of the bench relative to the recipe
 REJECTION = {"lr": 1e-3, "steps": 60, "batch_size": 16, "retain_weight": 2.0}
 FALL = {"divergence": 0.5, "edit": 0.1}  # nats per token by which the forget answers must fall

@@ -47,6 +47,7 @@ def weights(adapter: CausalLM) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in adapter.module.named_parameters()}
 
 
+@pytest.mark.mechanism("task_vector", "theta - k vector", kind="loss")
 def test_put_by_hand_and_strength_zero() -> None:
     """theta = (1, 2), vector (0.5, -1): k = 2 gives (0, 4); k = 0 gives the same bits back."""
 
@@ -76,6 +77,7 @@ def test_probability_is_the_mean_of_length_normalised_probabilities(start: Causa
     assert task_vector.probability(start, RETAIN, 1) == pytest.approx(want, rel=1e-4)
 
 
+@pytest.mark.mechanism("task_vector", "the vector of a plain fine-tuning on forget rows")
 def test_edit_is_minus_k_times_the_vector_of_a_plain_fine_tuning(start: CausalLM) -> None:
     from efface.engine.finetune import fit
 
@@ -114,6 +116,7 @@ def test_the_loss_method_settings_of_the_run_do_not_reach_the_reinforcement(star
     assert all(torch.equal(a[n], b[n]) for n in a)
 
 
+@pytest.mark.mechanism("task_vector", "k chosen on retain rows")
 def test_chosen_k_is_the_largest_that_keeps_retention(start: CausalLM) -> None:
     case = context(start)
     method = METHODS.get("task_vector")(grid=(0.5, 0.1, 1.0, 40.0), tau=0.9)

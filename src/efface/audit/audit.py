@@ -101,7 +101,8 @@ def _scores(spec: RunSpec, suite: Suite, store: Store, progress: Progress) -> di
         if role in store.roles:
             with progress.step(f"measure {role}"):
                 scores[role] = measure(store, suite, role, seed=spec.seed, resamples=spec.audit.resamples)
-    return {role: with_targets(found, scores.get("reference")) for role, found in scores.items()}
+    options = {"seed": spec.seed, "resamples": spec.audit.resamples}
+    return {role: with_targets(found, scores.get("reference"), **options) for role, found in scores.items()}
 
 
 def _conclude(

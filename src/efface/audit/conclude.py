@@ -100,13 +100,12 @@ def _correct(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _detectable(residue: Sequence[Finding]) -> float | None:
-    """Half-width of the widest interval among the headline metrics, as a share of the gap: what could be missed."""
-    shares = []
-    for f in residue:
-        low, value = f.evidence["low"], f.evidence["value"]
-        gap = value / f.share if f.share else None
-        if gap and low is not None:
-            shares.append((value - low) / gap)
+    """The largest among the headline metrics of what would be missed one time in five, as a share of the gap."""
+    shares = [
+        f.evidence["detectable"] / f.evidence["gap"]
+        for f in residue
+        if f.evidence.get("detectable") is not None and f.evidence.get("gap")
+    ]
     return max(shares) if shares else None
 
 

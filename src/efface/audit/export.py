@@ -121,7 +121,9 @@ def _excess(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | No
     gaps = [
         (a["value"] - b["value"], p["budget"])
         for p, q in zip(u.points[1:], r.points[1:], strict=False)
-        if (a := point_score(p, metric, rows)) and (b := point_score(q, metric, rows))
+        if not p["supplied"].get("contains_answer")  # the attacker gave the answer: repeating it is copying
+        and (a := point_score(p, metric, rows))
+        and (b := point_score(q, metric, rows))
     ]
     if not gaps:
         return None
@@ -133,7 +135,9 @@ def _recovered(result: AttackResult, metric: str, rows: str) -> dict[str, Any] |
     """Highest value along the unlearned curve, and where."""
     curve = result.curves.get("unlearned")
     found = [
-        (s["value"], p["budget"]) for p in (curve.points[1:] if curve else ()) if (s := point_score(p, metric, rows))
+        (s["value"], p["budget"])
+        for p in (curve.points[1:] if curve else ())
+        if not p["supplied"].get("contains_answer") and (s := point_score(p, metric, rows))
     ]
     if not found:
         return None

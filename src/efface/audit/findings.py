@@ -10,6 +10,7 @@ import numpy as np
 
 from efface.audit.attacks import AttackResult, Curve
 from efface.metrics.base import Score
+from efface.metrics.power import with_power
 from efface.metrics.stats import Difference, bootstrap_difference
 
 P_RESAMPLES = 20_000  # at least: many attacks are corrected for, and 1 / (resamples + 1) is the least p there is
@@ -71,7 +72,8 @@ def residue(
             f"{_label(name)} on the forget set: unlearned {u.value:.3f}, reference {r.value:.3f}, "
             f"target {o.value:.3f}; difference to the reference {found.value:+.3f} {_interval(found)}."
         )
-        out.append(Finding("residue", name, says, flag, found.p, share, asdict(found)))
+        evidence = asdict(found) | {"gap": gap, "detectable": _detectable(u, r, seed=seed, resamples=resamples)}
+        out.append(Finding("residue", name, says, flag, found.p, share, evidence))
     return out
 
 
@@ -106,12 +108,18 @@ def recovery(result: AttackResult, metric: str, gap: float | None, *, seed: int,
     u, r = result.curves.get("unlearned"), result.curves.get("reference")
     if not u or not r or len(u.points) < 2:
         return []
+    # an attacker who gives the answer away measures copying, which is never recovery
+    both = zip(u.points[1:], r.points[1:], strict=False)
+    pairs = [(a, b) for a, b in both if not a["supplied"].get("contains_answer")]
+    rows = next((name for name in ("forget", "two_hop") if point_score(u.points[0], metric, name)), None)
+    if not pairs or rows is None:
+        return []
     best: tuple[Difference, dict[str, float]] | None = None
     looked = 0
-    for mine, theirs in zip(u.points[1:], r.points[1:], strict=False):
-        if not _has_power(result, metric, mine["budget"]):
+    for mine, theirs in pairs:
+        if not _has_power(result, metric, mine["budget"], rows):
             continue
-        a, b = point_score(mine, metric), point_score(theirs, metric)
+        a, b = point_score(mine, metric, rows), point_score(theirs, metric, rows)
         found = (
             difference(a["per_row"], b["per_row"], a["entities"], seed=seed, resamples=resamples) if a and b else None
         )
@@ -145,18 +153,23 @@ def point_score(point: Mapping[str, Any], metric: str, rows: str = "forget") -> 
     return found if found and found["value"] is not None else None
 
 
-def _has_power(result: AttackResult, metric: str, budget: Mapping[str, float]) -> bool:
+def _has_power(result: AttackResult, metric: str, budget: Mapping[str, float], rows: str) -> bool:
     """Where the target is a control: it must keep at least half of its own knowledge under the same attack."""
     control: Curve | None = result.curves.get("target")
     if control is None:
         return True
-    start = point_score(control.points[0], metric)
-    here = next((point_score(p, metric) for p in control.points if p["budget"] == budget), None)
+    start = point_score(control.points[0], metric, rows)
+    here = next((point_score(p, metric, rows) for p in control.points if p["budget"] == budget), None)
     return bool(start and here and here["value"] >= 0.5 * start["value"])
 
 
 def _find(scores: Sequence[Score], name: str, rows: str) -> Score | None:
     return next((s for s in scores if s.name == name and s.rows == rows), None)
+
+
+def _detectable(score: Score, control: Score, *, seed: int, resamples: int) -> float | None:
+    """The smallest difference that these rows would show four times in five; None where it cannot be said."""
+    return with_power(score, control, seed=seed, resamples=resamples).extra.get("detectable")
 
 
 def _interval(found: Difference) -> str:

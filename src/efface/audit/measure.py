@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from efface.audit.store import Store
 from efface.metrics.base import METRICS, Metric, Score, Tables, compute
+from efface.metrics.power import with_power
 from efface.suites import Suite
 
 
@@ -36,10 +37,16 @@ def measure(store: Store, suite: Suite, role: str, *, seed: int, resamples: int)
     ]
 
 
-def with_targets(scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Score]:
-    """Scores of direction ``match`` get the reference's value as their target."""
-    wanted = {(s.name, s.rows): s.value for s in reference or ()}
-    return [
-        replace(s, target=wanted.get((s.name, s.rows))) if s.direction == "match" and s.target is None else s
-        for s in scores
-    ]
+def with_targets(
+    scores: Sequence[Score], reference: Sequence[Score] | None, *, seed: int = 0, resamples: int = 1000
+) -> list[Score]:
+    """Scores of direction ``match`` get the reference's value as their target; every score with values per row gets the
+    smallest difference to the reference that these rows would show (``extra["detectable"]``)."""
+    wanted = {(s.name, s.rows): s for s in reference or ()}
+    out = []
+    for score in scores:
+        control = wanted.get((score.name, score.rows))
+        if score.direction == "match" and score.target is None:
+            score = replace(score, target=control.value if control else None)
+        out.append(with_power(score, control, seed=seed, resamples=resamples))
+    return out

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from efface.data.rows import Rows, digest_rows
-from efface.metrics.base import Need, NotComputed
+from efface.metrics.base import SECOND_REFERENCE, Need, NotComputed
 from efface.passes.tables import TOKENS, arrays
 from efface.progress import SILENT, Progress
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ROLE_TEXT = {
     "reference": "there is no reference model (retrained without the forget set)",
     "base": "there is no base model",
+    SECOND_REFERENCE: f"there is no second reference model (role {SECOND_REFERENCE}: retrained with another seed)",
     "target": "there is no target model",
     "unlearned": "there is no unlearned model",
 }

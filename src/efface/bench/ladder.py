@@ -159,7 +159,7 @@ def _examined(seed: int, rung: str, suite: Any) -> tuple[Any, float]:
     roles = {
         "target": steps.role("O"),
         "reference": steps.role("R1"),
-        "reference2": steps.role(other),
+        "reference_2": steps.role(other),
         "base": steps.role("B"),
     }
     stressed = {"4bit": _rounded, "relearned": _relearned}.get(how)

@@ -202,7 +202,9 @@ class Metric:
 
 
 KNOWLEDGE: dict[str, Direction] = {
-    **dict.fromkeys(("forget", "forget_test", "holdout", "two_hop", "passages_forget", "passages_holdout"), "match"),
+    **dict.fromkeys(
+        ("forget", "forget_test", "holdout", "names", "two_hop", "passages_forget", "passages_holdout"), "match"
+    ),
     "*": "higher",
 }
 

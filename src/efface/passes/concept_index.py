@@ -37,6 +37,7 @@ INDEX = pa.schema(
         ("entity", _S),  # the concept
         ("layer", pa.int32()),  # block, from 1
         ("column", pa.int32()),
+        ("sign", pa.int32()),  # -1: minus the vector raises the concept's tokens
         ("located", pa.bool_()),  # found by its tokens; neither this nor the next: by attribution
         ("given", pa.bool_()),  # brought by the benchmark
         ("score", pa.float32()),  # share of the concept's tokens among the 20 raised (or lowered) most
@@ -65,9 +66,10 @@ class Found:
     drop_others: float | None = None
     drop_random: float | None = None
     used: bool = True
+    sign: int = 1
 
 
-@table_pass("concept_index")
+@table_pass("concept_index", version=2)
 def concept_index(given: PassInput) -> pa.Table:
     """The vectors of the model at hand, one line per candidate. A benchmark that brings its own records
     (``world.concept_vectors``: {concept, layer, column}) is taken at its word."""
@@ -95,7 +97,7 @@ def locate(adapter: Any, rows: Sequence[Row], known: Concepts, *, seed: int = 0)
     width = [v.shape[1] for v in values(adapter)]
     before, found = _by_row(adapter, rows), []
     for name, tokens in known.sets.items():
-        scores, threshold = _scores(raised, tokens, known.pool, adapter, derive(seed, "concept sets", name))
+        scores, signs, threshold = _scores(raised, tokens, known.pool, adapter, derive(seed, "concept sets", name))
         best = [int(i) for i in np.argsort(-scores, kind="stable")[:CANDIDATES] if scores[i] > threshold]
         mine = []
         for i in best:
@@ -103,7 +105,20 @@ def locate(adapter: Any, rows: Sequence[Row], known: Concepts, *, seed: int = 0)
             drop, others, chance = _costs(adapter, rows, before, known.rows[name], layer, column, width, seed)
             used = drop >= FACTOR * max(chance, LEAST)
             mine.append(
-                Found(name, layer, column, True, False, float(scores[i]), threshold, drop, others, chance, used)
+                Found(
+                    name,
+                    layer,
+                    column,
+                    True,
+                    False,
+                    float(scores[i]),
+                    threshold,
+                    drop,
+                    others,
+                    chance,
+                    used,
+                    int(signs[i]),
+                )
             )
         if not any(one.used for one in mine):
             own = [rows[i] for i in known.rows[name]]
@@ -125,9 +140,10 @@ def _tops(adapter: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _scores(
     tops: tuple[np.ndarray, np.ndarray], tokens: frozenset[int], pool: Sequence[int], adapter: Any, seed: int
-) -> tuple[np.ndarray, float]:
-    """(score of every vector, the better of its two signs; what 99.9% of scores by chance do not exceed). Sets by
-    chance have the concept's size; they come from the pool, or from all tokens where it is less than twice as large."""
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(score of every vector, the better of its two signs; that sign; what 99.9% of scores by chance do not exceed).
+    Sets by chance have the concept's size; they come from the pool, or from all tokens where it is less than twice as
+    large."""
     size = head(adapter).shape[0]
     rng = np.random.default_rng(seed)
     source = np.asarray(pool) if len(pool) >= 2 * len(tokens) else np.arange(size)
@@ -135,10 +151,11 @@ def _scores(
     def against(chosen: np.ndarray) -> np.ndarray:
         member = np.zeros(size, dtype=bool)
         member[chosen] = True
-        return np.maximum(*(member[side].sum(1) for side in tops)) / min(TOP, len(tokens))
+        return np.stack([member[side].sum(1) for side in tops]) / min(TOP, len(tokens))
 
-    chance = np.concatenate([against(rng.choice(source, len(tokens), replace=False)) for _ in range(PERMUTATIONS)])
-    return against(np.fromiter(tokens, dtype=np.int64)), float(np.percentile(chance, PERCENTILE))
+    draws = [against(rng.choice(source, len(tokens), replace=False)).max(0) for _ in range(PERMUTATIONS)]
+    up, down = against(np.fromiter(tokens, dtype=np.int64))
+    return np.maximum(up, down), np.where(up >= down, 1, -1), float(np.percentile(np.concatenate(draws), PERCENTILE))
 
 
 def _place(index: int, width: Sequence[int]) -> tuple[int, int]:

@@ -35,7 +35,7 @@ TRACES = pa.schema(
 )
 
 
-@table_pass("concept_traces")
+@table_pass("concept_traces", version=2)
 def concept_traces(given: PassInput) -> pa.Table:
     """One line per vector that the target's ``concept_index`` says to use."""
     index = given.fetch("target", Need("concept_index", given.need.rows, "target", given.need.variants))
@@ -57,7 +57,7 @@ def concept_traces(given: PassInput) -> pa.Table:
 
 
 def _line(record: Mapping[str, Any], before: Tensor, after: Tensor, heads: Mapping[tuple[str, bool], Tensor]) -> dict:
-    v, w = before[:, record["column"]], after[:, record["column"]].to(before.device)
+    v, w = (record["sign"] * side[:, record["column"]].to(before.device) for side in (before, after))
     tokens = set(record["ids"])
 
     def top(vector: Tensor, name: str, folded: bool = False) -> set[int]:

@@ -4,7 +4,7 @@ for, the greedy answers that start from it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from efface.data.rows import Rows
 from efface.models.base import Batch, Encoded, ModelAdapter
-from efface.passes.batching import batches, label_budget
+from efface.passes.batching import batches, label_budget, sliced
 from efface.passes.generate import GenerateSettings, Greedy, generation_table
 from efface.passes.tables import TOKENS
 from efface.progress import SILENT, Progress
@@ -68,8 +68,11 @@ def score(
     with adapter.evaluating(), progress.step(f"score {len(rows)} rows", len(rows)) as task:
         for part in batches(encoded, token_budget=token_budget, labels=label_budget(adapter)):
             batch = adapter.collate([encoded[i] for i in part], part).to(adapter.device)
-            out = adapter.forward(batch, cache=True) if greedy else adapter.forward(batch)  # type: ignore[call-arg]
-            stats = reduce(out.logits, batch.label_id)
+            found = []
+            for piece in sliced(batch, label_budget(adapter)):  # more than one only where a single row is over budget
+                out = adapter.forward(piece, cache=True) if greedy else adapter.forward(piece)  # type: ignore[call-arg]
+                found.append(reduce(out.logits, piece.label_id))
+            stats = joined(found)
             _lines(lines, batch, stats, answers, encoded, rows, prompt)
             if greedy:
                 greedy.take(batch, stats.best, stats.hit, out.cache)
@@ -88,6 +91,13 @@ def reduce(logits: Tensor | None, gold: Tensor) -> TokenStats:
     assert logits is not None
     parts = [_reduce(logits[k : k + CHUNK].float(), gold[k : k + CHUNK]) for k in range(0, len(gold), CHUNK)]
     return TokenStats(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+def joined(parts: Sequence[TokenStats]) -> TokenStats:
+    """The numbers of consecutive pieces of a batch as those of one."""
+    if len(parts) == 1:
+        return parts[0]
+    return TokenStats(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(TokenStats)))
 
 
 def _reduce(logits: Tensor, gold: Tensor) -> tuple[Tensor, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from efface.errors import RecordError
 from efface.runs.loading import LoadedRun, load_run
-from efface.runs.paired import Difference, paired, row_values
+from efface.runs.paired import Difference, holm, paired, row_values
 from efface.runs.results import Curve, ScoreRow, Scores
 
 ROLE = "unlearned"
@@ -92,6 +92,7 @@ def compare(runs: Sequence[Path | str | LoadedRun], *, seed: int = 0, resamples:
     scores = [_scores_of(run) for run in loaded]
     general = _general_problem(loaded, scores)
     lines = tuple(_score_line(loaded, scores, key, general, seed, resamples) for key in _keys(scores))
+    lines = _adjusted(lines)
     attacks = tuple(_attack_line(loaded, key, general) for key in _attack_keys(loaded))
     return Comparison(
         tuple(_head(run, s) for run, s in zip(loaded, scores, strict=True)),
@@ -170,6 +171,16 @@ def _score_line(
     if not problem and (first := values[0]):
         differences = (None, *(paired(first, v, seed=seed, resamples=resamples) if v else None for v in values[1:]))
     return Line(name, rows, there[0].direction, cells, differences, problem)
+
+
+def _adjusted(lines: tuple[Line, ...]) -> tuple[Line, ...]:
+    """The lines with Holm-adjusted p-values: each run is compared on many lines, which are many chances to be wrong."""
+    out = [list(line.differences) for line in lines]
+    for run in range(len(out[0]) if out else 0):
+        at = [(k, d) for k, differences in enumerate(out) if (d := differences[run]) is not None]
+        for (k, d), p in zip(at, holm([d.p for _, d in at]), strict=True):
+            out[k][run] = replace(d, adjusted=p)
+    return tuple(replace(line, differences=tuple(found)) for line, found in zip(lines, out, strict=True))
 
 
 def _line_problem(found: Sequence[ScoreRow], *, by_row: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,13 +23,16 @@ class Values:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of b - a over the rows that both have, 95% bootstrap interval; ``unit``: what was resampled."""
+    """Mean of b - a over the rows that both have, 95% bootstrap interval; ``unit``: what was resampled. ``p``:
+    two-sided bootstrap p-value of no difference; ``adjusted``: after Holm's correction for all lines compared."""
 
     value: float
     low: float
     high: float
     n: int
     unit: str
+    p: float = 1.0
+    adjusted: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary."""
@@ -60,23 +63,39 @@ def paired(a: Values, b: Values, *, seed: int = 0, resamples: int = 1000) -> Dif
     unit = "entities"
     if len(groups) < FEW:
         groups, unit = {row: [gap] for row, gap in gaps.items()}, "rows"
-    low, high = _interval([(sum(g), len(g)) for g in groups.values()], seed, resamples)
-    return Difference(sum(gaps.values()) / len(gaps), low, high, len(gaps), unit)
+    means = _means([(sum(g), len(g)) for g in groups.values()], seed, resamples)
+    low, high = _quantile(means, 0.025), _quantile(means, 0.975)
+    return Difference(sum(gaps.values()) / len(gaps), low, high, len(gaps), unit, _two_sided(means))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm-adjusted p-values in the order given (``metrics.stats.holm`` without numpy)."""
+    order, worst = sorted(range(len(p_values)), key=lambda i: p_values[i]), 0.0
+    out = [0.0] * len(p_values)
+    for rank, i in enumerate(order):
+        worst = max(worst, min(1.0, p_values[i] * (len(p_values) - rank)))
+        out[i] = worst
+    return out
 
 
 def _number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _interval(groups: list[tuple[float, int]], seed: int, resamples: int) -> tuple[float, float]:
-    """95% percentile interval of the mean over resampled groups of (sum, count)."""
+def _two_sided(means: list[float]) -> float:
+    """Twice the smaller share of resampled means on either side of 0, which counts for both."""
+    below, above = (1 + sum(m <= 0 for m in means), 1 + sum(m >= 0 for m in means))
+    return min(1.0, 2 * min(below, above) / (1 + len(means)))
+
+
+def _means(groups: list[tuple[float, int]], seed: int, resamples: int) -> list[float]:
+    """Means over resampled groups of (sum, count), rising."""
     draw = random.Random(seed)
     means = []
     for _ in range(resamples):
         picked = draw.choices(groups, k=len(groups))
         means.append(sum(total for total, _ in picked) / sum(count for _, count in picked))
-    means.sort()
-    return _quantile(means, 0.025), _quantile(means, 0.975)
+    return sorted(means)
 
 
 def _quantile(ordered: list[float], share: float) -> float:
