@@ -55,10 +55,20 @@ CLEAN = [
         ),
         ([found("residue", "rouge", True), found("recovery", "round", True, 0.001)], True, "retained"),
         ([found("utility", "probability.neighbour", True)], True, "erased"),
+        ([found("residue", "rouge", True, share=0.3)], True, "inconclusive"),
+        ([found("residue", "rouge", True, share=0.3), found("recovery", "round", True, 0.001)], True, "concealed"),
     ],
 )
 def test_rules(change, reference, label) -> None:
     assert conclude([*CLEAN, *change], has_reference=reference, n=40, not_tested=()).label == label
+
+
+def test_measures_that_agree_need_not_be_large() -> None:
+    """A fifth of the gap by every headline measure is a residue; by one of two it is not."""
+    both = [found("residue", name, True, share=0.2) for name in ("probability", "rouge")]
+    assert conclude([*both, *CLEAN[1:]], has_reference=True, n=40, not_tested=()).label == "retained"
+    one = [both[0], found("residue", "rouge", False, share=0.0)]
+    assert conclude([*one, *CLEAN[1:]], has_reference=True, n=40, not_tested=()).label == "inconclusive"
 
 
 def test_without_an_attack_nothing_is_called_erased() -> None:

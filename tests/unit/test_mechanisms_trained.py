@@ -11,6 +11,7 @@ from efface.engine.settings import Select, TrainSettings
 from efface.engine.view import View
 from efface.methods.base import METHODS, Context
 from efface.models.base import ModelAdapter
+from efface.passes.weight import weight
 from efface.testing.battery import mean_log_prob
 from efface.testing.bench import bench
 
@@ -195,3 +196,20 @@ def test_needle_moves_its_columns_and_nothing_else() -> None:
         moved = {n: (p != start[n]) for n, p in after if not torch.equal(p, start[n])}
         assert list(moved) == ["model.layers.0.mlp.down_proj.weight"]
         assert moved["model.layers.0.mlp.down_proj.weight"].any(0).nonzero().flatten().tolist() == [3, 5]
+
+
+def test_sure_moves_few_weights_far_enough_to_leave_their_bucket() -> None:
+    """SURE is a mask with a larger rate. Of the weights that moved, more are another one of 16 values afterwards, and
+    far fewer have moved; both runs have forgotten."""
+    target = bench().model("target")
+
+    def moved(context: Context) -> tuple[int, float]:
+        table = weight(target.module.state_dict(), context.adapter.module.state_dict())
+        changed = sum(table["changed"].to_pylist())
+        return changed, sum(table["buckets_4"].to_pylist()) / changed
+
+    plain = run("npo", lr=5e-4)
+    sure = run("npo", lr=4e-3, select=Select(mask="saliency", mask_percentile=90.0))
+    assert max(forget(c.adapter) for c in (plain, sure)) < -1.0
+    (many, few_leave), (few, many_leave) = moved(plain), moved(sure)
+    assert few < 0.2 * many and many_leave > 2 * few_leave

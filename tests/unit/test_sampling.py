@@ -55,13 +55,13 @@ def test_best_of_n_rises_row_by_row(sampled) -> None:
 
 def test_the_control_draws_as_often(sampled) -> None:
     budgets = {role: [p["budget"]["samples"] for p in curve.points] for role, curve in sampled.items()}
-    assert budgets["unlearned"] == budgets["reference"] == [0, 1, 2, 3, 4]
+    assert budgets["unlearned"] == budgets["reference"] == [0, 1, 4]
 
 
 def test_log_probs_do_not_change_with_samples(sampled) -> None:
     """What the Card says: probability does not see this attack."""
     values = [p["scores"][1]["value"] for p in sampled["unlearned"].points]
-    assert values == pytest.approx([values[0]] * 5)
+    assert values == pytest.approx([values[0]] * 3)
 
 
 def test_each_sample_has_its_own_seed_and_the_same_one_again(b) -> None:

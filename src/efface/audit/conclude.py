@@ -2,9 +2,12 @@
 
 1. No reference: inconclusive (nothing says what never having known looks like).
 2. Less than half of the retain knowledge left: collapsed.
-3. Outputs show more than the reference does, significantly and by more than a tenth of the gap: retained.
+3. Outputs show more than the reference does, significantly and by more than a tenth of the gap (of ROUGE a quarter: two
+   references that differ in their seed alone can be that far apart), by every headline measure, or by one of them to
+   half of the gap: retained.
 4. Outputs do not, but some attack brings back more than from the reference (Holm-corrected over attacks): concealed.
-5. Nothing flagged, and a residue of a quarter of the gap would have been seen: erased. Otherwise inconclusive.
+5. One headline measure shows more and another does not: inconclusive.
+6. Nothing flagged, and a residue of a quarter of the gap would have been seen: erased. Otherwise inconclusive.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from efface.audit.findings import Finding
 from efface.metrics.stats import holm
 
 POWER_SHARE = 0.25
+CLEAR_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def conclude(findings: Sequence[Finding], *, has_reference: bool, n: int, not_te
         )
     elif lost:
         label, why = "collapsed", f"The model lost what it was to keep. {lost[0].says}"
-    elif residue:
+    elif _agreed(by["residue"]):
         label, why = (
             "retained",
             f"The outputs still show the forget set. {max(residue, key=lambda f: f.share or 0).says}",
@@ -66,6 +70,12 @@ def conclude(findings: Sequence[Finding], *, has_reference: bool, n: int, not_te
             "concealed",
             "The outputs do not show it, but an attack brings it back. "
             + max(recovery, key=lambda f: f.share or 0).says,
+        )
+    elif residue:
+        label, why = (
+            "inconclusive",
+            "One measure of the outputs shows more than the reference and another does not; two references that differ "
+            f"in their seed alone can do that. {residue[0].says}",
         )
     elif smallest is not None and smallest <= POWER_SHARE and by["recovery"]:
         label, why = (
@@ -85,6 +95,12 @@ def conclude(findings: Sequence[Finding], *, has_reference: bool, n: int, not_te
     return Conclusion(
         label, (why, _utility_text(by["utility"]), power), tuple(corrected), _limits(not_tested, corrected), power
     )
+
+
+def _agreed(residue: Sequence[Finding]) -> bool:
+    """Whether the outputs show the forget set: by every headline measure, or by one of them to half of the gap."""
+    told = [f for f in residue if f.flag]
+    return bool(told) and (len(told) == len(residue) or max(f.share or 0 for f in told) >= CLEAR_SHARE)
 
 
 def _correct(findings: Sequence[Finding]) -> list[Finding]:

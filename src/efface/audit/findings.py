@@ -15,6 +15,7 @@ from efface.metrics.stats import Difference, bootstrap_difference
 
 P_RESAMPLES = 20_000  # at least: many attacks are corrected for, and 1 / (resamples + 1) is the least p there is
 MARGIN = 0.1  # share of the target-reference gap below which a residue does not matter in practice
+MARGINS = {"rouge": 0.25}  # measured: two references that differ in their seed alone were .24 of the gap apart
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def residue(
         if found is None or gap <= 0:
             continue
         share = found.value / gap
-        flag = found.low is not None and found.low > 0 and share > MARGIN
+        flag = found.low is not None and found.low > 0 and share > MARGINS.get(name, MARGIN)
         says = (
             f"{_label(name)} on the forget set: unlearned {u.value:.3f}, reference {r.value:.3f}, "
             f"target {o.value:.3f}; difference to the reference {found.value:+.3f} {_interval(found)}."
@@ -138,7 +139,7 @@ def recovery(result: AttackResult, metric: str, gap: float | None, *, seed: int,
     found, budget = best
     p = min(1.0, found.p * looked)
     share = found.value / gap if gap and gap > 0 else None
-    flag = p < 0.05 and (share is None or share > MARGIN)
+    flag = p < 0.05 and (share is None or share > MARGINS.get(metric, MARGIN))
     where = ", ".join(f"{k} {v:g}" for k, v in budget.items())
     says = (
         f"{result.label} at {where}: {_label(metric)} {found.value:+.3f} above the reference under the same attack "

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from efface.cli.console import Console, emit
-from efface.cli.options import Json, Set, resolved
+from efface.cli.options import DryRun, Json, Set, resolved
 
 
 def command(
@@ -22,12 +22,17 @@ def command(
     prompt: Annotated[list[str] | None, typer.Option(help="Prompt with {name}; may be given several times.")] = None,
     sets: Set = None,
     as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> int:
     from efface import api
 
     given = {"samples": samples, "max_new_tokens": max_new_tokens, "prompts": tuple(prompt) if prompt else None}
     settings = {k: v for k, v in given.items() if v is not None}
     one = resolved(spec, sets, model__name=model, data__benchmark=benchmark, audit__suite=suite)
+    if dry_run:
+        plan = api.check(one)
+        emit(plan, as_json, "\n".join(plan["lines"]))
+        return 0
     found = api.corpus(one, to, settings=settings, progress=Console(quiet=as_json))
     text = (
         f"{found['rows']} answers about {found['names']} names: {found['corpus']}\nnext: efface unlearn {found['spec']}"

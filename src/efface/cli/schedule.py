@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from efface.cli.console import Console, emit
-from efface.cli.options import Json, Set, resolved
+from efface.cli.options import DryRun, Json, Set, resolved
 
 
 def command(
@@ -24,9 +24,11 @@ def command(
     ),
     sets: Set = None,
     as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> int:
     from efface import api
     from efface.runs.files import write_text
+    from efface.schedule.steps import planned
     from efface.schedule.table import markdown
 
     one = resolved(
@@ -38,6 +40,11 @@ def command(
         audit__suite=suite,
         seed=seed,
     )
+    if dry_run:
+        steps = planned(one, plan)
+        found = {"plan": plan, "sequential": steps.sequential, "steps": list(steps.steps), "check": api.check(one)}
+        emit(found, as_json, "\n".join([f"{len(steps.steps)} steps of {plan}", *found["check"]["lines"]]))
+        return 0
     table = api.schedule(one, plan, to, progress=Console(quiet=as_json))
     write_text(to / "schedule.md", markdown(table))
     emit(table, as_json, markdown(table))

@@ -41,8 +41,7 @@ def run(resolved: Resolved, kind: str, out: Path, progress: Progress = SILENT) -
     The same call after a kill goes on: finished steps are taken as they are. Raises ``SpecError``
     schedule.unknown-plan, ``NeedsError`` schedule.needs-weights, and whatever a run raises.
     """
-    spec = resolved.spec
-    plan = plan_of(BENCHMARKS.get(spec.data.benchmark)(**spec.data.settings), kind)
+    spec, plan = resolved.spec, planned(resolved, kind)
     pipeline.threads(spec)
     start = _start(resolved, plan, progress)
     rows: list[dict[str, Any]] = []
@@ -59,6 +58,12 @@ def run(resolved: Resolved, kind: str, out: Path, progress: Progress = SILENT) -
             table["line"] = judged(one, start.target, plan, rows)
         write_json(out / "schedule.json", table)
     return table
+
+
+def planned(resolved: Resolved, kind: str) -> Plan:
+    """Plan ``kind`` of the spec's benchmark; nothing is loaded."""
+    data = resolved.spec.data
+    return plan_of(BENCHMARKS.get(data.benchmark)(**data.settings), kind)
 
 
 def step(resolved: Resolved, settings: Mapping[str, Any], base: Made, target: Made, out: Path) -> Resolved:

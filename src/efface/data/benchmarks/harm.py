@@ -42,8 +42,8 @@ CARD = Card(
 
 @benchmark("harm", CARD)
 class Harm(Benchmark):
-    """Evaluation sets: forget and retain, forget_test (the harmful question about people it was never trained about), and
-    the labelled texts ``harmful`` and ``harmless``, plain documents that are never trained on."""
+    """Evaluation sets: forget and retain, forget_test (the harmful question about people it was never trained about),
+    and the labelled texts ``harmful`` and ``harmless``, plain documents that are never trained on."""
 
     class Settings(Settings):
         people: int = setting(16, "people both questions are trained about", ge=4, le=20)
