@@ -1,0 +1,89 @@
+"""The tables of ``bench metrics`` and ``bench attacks``, on cells made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from efface.bench import confusion, separation
+from efface.testing.ladder import EXPECTED, KNOWS, RUNGS
+
+
+def score(
+    value: float, name: str = "probability", rows: str = "forget", per_row: dict[str, float] | None = None
+) -> dict[str, Any]:
+    per = {f"r{i}": value for i in range(6)} if per_row is None else per_row
+    return {
+        "name": name,
+        "rows": rows,
+        "value": value,
+        "direction": "match",
+        "per_row": per,
+        "entities": {r: r for r in per},
+    }
+
+
+def cell(seed: int, rung: str, value: float, reference: float = 0.1, name: str = "probability") -> dict[str, Any]:
+    return {"seed": seed, "rung": rung, "scores": [score(value, name)], "reference": [score(reference, name)]}
+
+
+def test_separation_by_hand() -> None:
+    """Two seeds. O .9 above both clean models; HeadOnly .05 below them: AUC 1 and 0, .5 together."""
+    values = {"O": 0.9, "HeadOnly": 0.05, "R2": 0.1, "R3": 0.1}
+    table = separation.separation([cell(s, r, v) for s in (0, 1) for r, v in values.items()])
+    (row,) = table["rows"]
+    assert row["by_rung"]["O"] == 1.0 and row["by_rung"]["HeadOnly"] == 0.0
+    assert row["auc"] == pytest.approx(0.5) and row["direction"] is True
+    assert row["flagged"] == {"flags": 0, "tested": 4}
+    assert "| probability | forget | 0.50" in separation.markdown(table)
+
+
+def test_a_model_that_never_knew_is_flagged_only_above_the_reference() -> None:
+    """R2 shows .3 on every row, R1 .1: flagged; R3 shows .05: not."""
+    table = separation.separation([cell(0, "R2", 0.3), cell(0, "R3", 0.05), cell(0, "O", 0.9)])
+    assert table["rows"][0]["flagged"] == {"flags": 1, "tested": 2}
+
+
+def test_p_values_are_turned_round() -> None:
+    """Forget quality is high when nothing is known: O .01 against .8 separates fully."""
+    cells = [cell(0, r, v, name="forget_quality") for r, v in {"O": 0.01, "R2": 0.8, "R3": 0.9}.items()]
+    for c in cells:
+        c["scores"][0]["direction"] = "higher"
+    assert separation.separation(cells)["rows"][0]["by_rung"]["O"] == 1.0
+
+
+def audited(seed: int, rung: str, label: str, flag: bool) -> dict[str, Any]:
+    finding = {
+        "kind": "recovery",
+        "name": "recovery: relearn",
+        "flag": flag,
+        "evidence": {"value": 0.5 if flag else 0.0},
+    }
+    return {
+        "seed": seed,
+        "rung": rung,
+        "seconds": 10.0,
+        "conclusion": {"label": label, "findings": [finding]},
+        "attack_seconds": {"relearn": 2.0},
+        "not_run": {"alias": "no alias"},
+    }
+
+
+def test_confusion_by_hand() -> None:
+    """Three audits of four are right; the false alarm on R2 is counted."""
+    cells = [
+        audited(0, "O", "retained", True),
+        audited(0, "HeadOnly", "concealed", True),
+        audited(0, "R2", "concealed", True),
+        audited(1, "R2", "erased", False),
+    ]
+    table = confusion.confusion(cells)
+    assert table["right"] == 0.75 and table["matrix"]["R2"] == {"concealed": 1, "erased": 1}
+    assert table["attacks"]["relearn"]["R2"] == {"flagged": 1, "tested": 2, "excess": 0.25}
+    text = confusion.markdown(table)
+    assert "| R2 | **1** | 1 |" in text and "alias was not run: no alias." in text and "75%" in text
+
+
+def test_every_rung_has_an_expected_conclusion() -> None:
+    assert set(EXPECTED) == set(RUNGS) and set(KNOWS) < set(RUNGS)
