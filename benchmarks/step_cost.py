@@ -38,8 +38,12 @@ def spec_of(method: str) -> RunSpec:
 
 
 def training_methods() -> list[str]:
-    """Language methods that take optimizer steps with a loss of their own."""
-    return [name for name, cls in METHODS.items() if "causal_lm" in cls.families and issubclass(cls, LossMethod)]
+    """Language methods that are a loss in the common loop and nothing else."""
+    return [
+        name
+        for name, cls in METHODS.items()
+        if "causal_lm" in cls.families and issubclass(cls, LossMethod) and cls.apply is LossMethod.apply
+    ]
 
 
 def prepared(method: str, steps: int) -> tuple[Run, float]:

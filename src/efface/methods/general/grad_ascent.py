@@ -15,6 +15,7 @@ CARD = Card(
     summary="Minimises -CE at the answer tokens of the forget rows. Unbounded: it never stops by itself.",
     confirmed=("token-mean cross-entropy with its sign turned, no retain term (GradAscent of open-unlearning)",),
     differs=("the prompt is never a target (the 2022 paper works on plain text: a row without a prompt is that case)",),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .173 (retrained .010), retain .725",),
     fooled_by=(
         "collapses: with the usual ten epochs model utility is 0 on TOFU forget05 and forget10; set train.stop_nll "
         "or few steps",

@@ -20,6 +20,7 @@ CARD = Card(
         "KL at answer tokens only; open-unlearning also averages over prompt and padding, so its weight depends on "
         "padding",
     ),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .029 (retrained .010), retain .954",),
     fooled_by=("the forget term is unbounded; a small retain weight ends in collapse",),
     systems=("S08",),
 )

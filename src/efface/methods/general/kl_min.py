@@ -17,6 +17,7 @@ CARD = Card(
     confirmed=("reference first in the KL", "both weights 1"),
     derived=("the reference distribution is kept as its 256 likeliest tokens plus one bucket for the rest",),
     differs=("mean over answer tokens; the released routine also averages over prompt and padding",),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .003 (retrained .010), retain .952",),
     fooled_by=("the forget term is unbounded",),
 )
 

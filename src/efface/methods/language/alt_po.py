@@ -39,6 +39,7 @@ CARD = Card(
         "the five alternatives of a row are averaged in one step; the released data repeat the row five times",
         "the instruction has our own wording",
     ),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .001 (retrained .010), retain .981",),
     fooled_by=("invents: the unlearned model states falsehoods with confidence",),
 )
 

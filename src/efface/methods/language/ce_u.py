@@ -19,6 +19,11 @@ CARD = Card(
     "only. The gradient "
     "per token is p_gold in size, so it is bounded and fades.",
     confirmed=("target detached, recomputed at every step", "first answer token left out", "no retain term", "lr 1e-5"),
+    tested=(
+        "people on the tiny model, seeds 0-2: forget probability .997 -> .169 (retrained .010), retain .514",
+        "with nothing to hold the rest, retain falls to .32 to .64; smaller or fewer steps forget less for "
+        "the same loss",
+    ),
     fooled_by=("drifts when run long, since nothing holds the retain rows",),
 )
 

@@ -24,6 +24,11 @@ CARD = Card(
         "100 refusals of our own wording, one per row for the whole run, so that reference values are computed once",
         "TOFU's own script reads the labels of another batch by mistake and has no 2/beta",
     ),
+    tested=(
+        "people on the tiny model, seeds 0-2: forget probability .997 -> .003 (retrained .010), retain .996",
+        "family signature not shown on the small bench: 43% of forget questions are refused, 0% of retain "
+        "questions; the other replies are fragments of refusals",
+    ),
     fooled_by=(
         "the refusal is learned first, which is enough to lower the loss; see extraction strength, not ROUGE alone",
     ),

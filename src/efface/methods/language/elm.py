@@ -53,6 +53,11 @@ CARD = Card(
         "step",
         "the code's retain term is CE to its own argmax; here CE to the text, or KL to the model before unlearning",
     ),
+    tested=(
+        "people on the tiny model, seeds 0-2: forget probability .997 -> .003 (retrained .010), retain .990",
+        "family signature not shown on the small bench: no forget question gets a change of subject; a model "
+        "this small reads no context, so novice and expert differ by noise",
+    ),
     systems=("S08",),
 )
 

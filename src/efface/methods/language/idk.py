@@ -24,6 +24,10 @@ CARD = Card(
         "one refusal per row for the whole run, drawn by its seed; the released code draws anew each time",
         "two means with a weight each; the released code takes one mean over refusal and retain tokens together",
     ),
+    tested=(
+        "people on the tiny model, seeds 0-2: forget probability .997 -> .353 (retrained .010), retain .994",
+        "small bench whose target knows refusals: all forget questions are refused, no retain question",
+    ),
     fooled_by=("conceals: nothing pushes the gold answer out of the weights",),
 )
 

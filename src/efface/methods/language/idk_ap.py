@@ -27,6 +27,10 @@ CARD = Card(
         "100 refusals of our own wording, one per row for the whole run; the released code gives a forget row and "
         "its retain row the same one",
     ),
+    tested=(
+        "people on the tiny model, seeds 0-2: forget probability .997 -> .089 (retrained .010), retain .921",
+        "small bench whose target knows refusals: all forget questions are refused, no retain question",
+    ),
     fooled_by=("conceals: nothing pushes the gold answer out of the weights",),
     systems=("S08",),
 )

@@ -31,6 +31,7 @@ CARD = Card(
         "real tokens only: with mask false the released code also counts padding",
         "each row counts the same when all tokens are used",
     ),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .007 (retrained .010), retain .993",),
     fooled_by=("bounded below by 0 but the logits need not stay small elsewhere: watch neighbours",),
 )
 

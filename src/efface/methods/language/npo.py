@@ -20,6 +20,9 @@ CARD = Card(
     summary="Pushes answers below the likelihood they had before unlearning; the gradient fades as a row is forgotten.",
     confirmed=("per-sequence SUMMED log-probs", "beta = 0.1", "beta -> 0 is gradient ascent plus a constant"),
     differs=("MUSE's baseline works on raw logits; this is the paper's log-ratio",),
+    tested=(
+        "people on the tiny model, seeds 0-2: forget probability .997 -> below .001 (retrained .010), retain .986",
+    ),
     systems=("S08",),
 )
 

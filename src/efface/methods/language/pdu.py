@@ -34,6 +34,9 @@ CARD = Card(
         "forget positions are those that predict answer tokens; the released mask is not shifted, so it is off by one",
         "one dual step per optimizer step; the released code takes one per micro-batch",
     ),
+    tested=(
+        "people on the tiny model, seeds 0-2: forget probability .997 -> below .001 (retrained .010), retain .995",
+    ),
     fooled_by=("eps below what the model can reach makes a grow without end, and forgetting stops",),
 )
 

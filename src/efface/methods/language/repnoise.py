@@ -39,6 +39,11 @@ CARD = Card(
     differs=(
         "the last layer enters once, as the model's own output; the released code applies the final norm to it twice",
     ),
+    tested=(
+        "people on the tiny model, seeds 0-2: forget probability .997 -> below .001 (retrained .010), retain .982",
+        "family signature not shown on the small bench: cosine to the old states .32 on forget rows, but .76 "
+        "on retain rows too, whose answers hold",
+    ),
 )
 
 

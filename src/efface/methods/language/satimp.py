@@ -25,6 +25,7 @@ CARD = Card(
         "here",
         "no reference model is held (the released class copies one that it never uses)",
     ),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .009 (retrained .010), retain .996",),
     fooled_by=("a fully memorised token (p = 1) has weight 0: such a target hardly moves at the start",),
 )
 

@@ -23,6 +23,7 @@ CARD = Card(
         "forget weight 0.125, beta 4.5, delta 0 on TOFU forget10; 0.1375 and 2.5 on forget05 (released config)",
     ),
     derived=("delta is the code's gamma with its sign turned into a threshold on the NLL, as in open-unlearning",),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .115 (retrained .010), retain .998",),
     fooled_by=("slow starter: with published settings it hardly leaves the target on TOFU forget01 at 1B",),
     systems=("S08",),
 )

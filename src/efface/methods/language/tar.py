@@ -20,6 +20,11 @@ CARD = Card(
         "tamper loss -CE on answer tokens instead of the negative entropy",
         "no start from a model with randomly mapped forget states",
     ),
+    tested=(
+        "people on the tiny model, seeds 0-2: forget probability .997 -> .001 (retrained .010), retain .947",
+        "relearning on the small bench, seeds 0-2, nats per token after 20 steps: grad_diff -.85, -.71, "
+        "-1.19, TAR (8 adversary steps of 5e-4) -5.37, -5.19, -5.17",
+    ),
     systems=("S08",),
 )
 

@@ -32,6 +32,7 @@ CARD = Card(
         "k = the largest on a grid whose mean retain probability on held retain rows is at least tau of the target's",
         "probability of a row = exp(mean token log-prob)",
     ),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .607 (retrained .010), retain .965",),
     fooled_by=("a short reinforcement: the target fits the forget rows already, so the vector is mostly noise",),
 )
 

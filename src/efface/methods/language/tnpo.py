@@ -20,6 +20,7 @@ CARD = Card(
     confirmed=("weight detached", "beta 4 when none is given", "mean over answer tokens"),
     derived=("the weight is computed as 2 sigmoid(b (log p - log ref)), which is the same and cannot overflow",),
     differs=("no 1e-5 in the denominator, which in the code turns the weight off where both probabilities are tiny",),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .006 (retrained .010), retain .993",),
 )
 
 

@@ -30,6 +30,7 @@ CARD = Card(
         "vocabulary index there",
         "the `retain` setting replaces the weight alpha = 0",
     ),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .060 (retrained .010), retain .992",),
     fooled_by=("the teacher's second choices are taught: where they are close to the truth, so is the student",),
 )
 

@@ -18,6 +18,7 @@ CARD = Card(
     summary="mean_t p_t^beta log p_t with the weight p_t^beta held constant: the push vanishes on forgotten tokens.",
     confirmed=("weight detached", "mean over answer tokens", "beta 1 (5 in the G-effect code), lr 1e-5, 5 epochs"),
     differs=("open-unlearning's version copies a reference model that it never uses; none is held here",),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .001 (retrained .010), retain .988",),
 )
 
 

@@ -35,6 +35,7 @@ CARD = Card(
         "no replacement of anchor terms by generic translations: the paper wrote its dictionary with GPT-4",
         "a = 5 is recalled, not re-read",
     ),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .064 (retrained .010), retain .983",),
 )
 
 

@@ -22,6 +22,7 @@ CARD = Card(
         "the weight is computed as 2 sigmoid(b (log p - log ref)) exp(a log p)",
     ),
     differs=("no 1e-5 in the denominator",),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .009 (retrained .010), retain .995",),
 )
 
 

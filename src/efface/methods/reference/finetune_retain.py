@@ -13,6 +13,7 @@ CARD = Card(
     summary="The target is trained further on the retain rows; the forget rows are never used.",
     confirmed=("no forget term",),
     derived=("train.epochs counts passes over the retain rows",),
+    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .986 (retrained .010), retain .999",),
     fooled_by=("whatever the retain rows do not push out stays: expect almost all of it",),
 )
 

@@ -14,6 +14,7 @@ CARD = Card(
     summary="A fresh copy of the base model is fine-tuned on the retain rows; the target's weights are not used.",
     confirmed=("never sees a forget row", "train.epochs counts passes over the retain rows"),
     derived=("trained with the settings that built the target, which the recipes repeat",),
+    tested=("people on the tiny model, seeds 0-2: forget probability .010, retain .996; the target has .997 and .997",),
     fooled_by=("one seed is one draw: two retrained models differ from each other",),
 )
 
