@@ -59,7 +59,13 @@ OPT = Card(
         "its KL is about 0",
         "whole answers are drawn; the copyright code draws from one long string and so gets single characters",
     ),
-    tested=("people on the tiny model, seeds 0-2: forget probability .997 -> .055 (retrained .010), retain .960",),
+    tested=(
+        "people on the tiny model, seeds 0-2: forget probability .997 -> .055 (retrained .010), retain .960",
+        "harm on the tiny model, seeds 0-2: flagged answers 100% -> 0%, also for people the question was never trained "
+        "about (reference 0%), retain ROUGE 1 -> 1",
+        "book on the tiny model, seeds 0-2: BLEU of continuations 1 -> .25 (reference .24), cosine 1 -> .52 (.52), the "
+        "other book 1 -> 1; no repetition",
+    ),
     fooled_by=("the paper's own outputs on forget prompts are repeated symbols",),
     systems=("S27",),
 )
