@@ -32,6 +32,7 @@ class Artifact:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     kind: ClassVar[str] = ""
+    form: ClassVar[str] = ""  # tells two classes of one kind apart
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -40,7 +41,7 @@ class Artifact:
                 raise SpecError(
                     "artifact.unknown-kind", f"{cls.kind!r} is not an artifact kind.", nearest(cls.kind, KINDS)
                 )
-            CLASSES[cls.kind] = cls
+            CLASSES["/".join(filter(None, (cls.kind, cls.form)))] = cls
 
     def attach(self, target: ModelAdapter, strength: float = 1.0) -> ModelAdapter:
         """A new adapter with this artifact on it; ``target`` stays untouched. Strength 0 is the target, bit for bit."""
@@ -71,7 +72,14 @@ class Artifact:
 
     def save_head(self, folder: Path) -> None:
         """Write ``artifact.json`` only: for a full model folder, whose own weights are the tensors."""
-        head = {"schema": 1, "kind": self.kind, "target": self.target, "method": self.method, "config": self.config}
+        head = {
+            "schema": 1,
+            "kind": self.kind,
+            "form": self.form,
+            "target": self.target,
+            "method": self.method,
+            "config": self.config,
+        }
         (folder / "artifact.json").write_text(json.dumps(head, indent=1, sort_keys=True))
 
     @staticmethod
@@ -89,7 +97,8 @@ class Artifact:
         tensors: dict[str, Tensor] = {}
         for part in [own] if own.is_file() else sorted(folder.glob("*.safetensors")):
             tensors |= load_file(part)
-        return artifact_class(head.get("kind", ""))(head["target"], head["method"], tensors, head["config"])
+        found = artifact_class(head.get("kind", ""), head.get("form", ""))
+        return found(head["target"], head["method"], tensors, head["config"])
 
     def _put_on(self, model: ModelAdapter, strength: float) -> None:
         raise NeedsError(
@@ -97,19 +106,20 @@ class Artifact:
         )
 
 
-def artifact_class(kind: str) -> type[Artifact]:
-    """The class of a kind; a kind that nothing provides here is refused by name."""
+def artifact_class(kind: str, form: str = "") -> type[Artifact]:
+    """The class of a kind and form; one that nothing provides here is refused by name."""
     if kind not in KINDS:
         raise SpecError("artifact.unknown-kind", f"{kind!r} is not an artifact kind.", nearest(kind, KINDS))
     import efface.guards  # noqa: F401  (registers the guard kinds)
 
-    if kind not in CLASSES:
+    name = f"{kind}/{form}" if form else kind
+    if name not in CLASSES:
         raise NeedsError(
             "artifact.no-provider",
-            f"Nothing installed provides artifacts of kind {kind}.",
+            f"Nothing installed provides artifacts of kind {name}.",
             "install the plug-in that made it; it registers by subclassing Artifact.",
         )
-    return CLASSES[kind]
+    return CLASSES[name]
 
 
 class Weights(Artifact):

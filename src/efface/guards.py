@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from typing import TYPE_CHECKING, Any, Self
 
 from efface.artifact import Artifact
 from efface.errors import NeedsError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from efface.models.base import ModelAdapter
 
 
@@ -18,6 +21,39 @@ class LogitBias(Artifact):
 
     def _put_on(self, model: ModelAdapter, strength: float) -> None:
         _language(model, self.kind).logit_bias = strength * self.tensors["bias"].float()
+
+
+class Contrast(Artifact):
+    """Next-token logits set against those of a second model, which differs from the target in ``tensors`` (``models.
+    contrasted``). Strength scales ``config["alpha"]``. Conceals, erases nothing."""
+
+    kind = "logit_wrapper"
+    form = "contrast"
+
+    @classmethod
+    def between(cls, target: ModelAdapter, other: nn.Module, alpha: float, method: str) -> Self:
+        """Keep every tensor of ``other`` that differs from ``target``."""
+        import torch
+
+        from efface.passes.cache import fingerprint
+
+        before = _language(target, cls.kind).hf.state_dict()
+        after = other.state_dict()
+        moved = {k: v.detach().clone() for k, v in after.items() if not torch.equal(v, before[k].to(v.device))}
+        return cls(fingerprint(target), method, moved, {"alpha": alpha})
+
+    def attach(self, target: ModelAdapter, strength: float = 1.0) -> ModelAdapter:
+        """The target with the second model beside it; ``target`` is left untouched."""
+        from efface.models.contrasted import Contrasted
+
+        model = super().attach(target, 0.0)
+        if not strength:
+            return model
+        other = copy.deepcopy(_language(model, self.kind).hf)
+        state = other.state_dict()
+        for name, value in self.tensors.items():
+            state[name].copy_(value)
+        return Contrasted.of(model, other, strength * float(self.config["alpha"]))  # type: ignore[arg-type]
 
 
 class Instruction(Artifact):

@@ -110,6 +110,8 @@ def _unlearn(run: Run, method: Method, start: Made, target: Made) -> dict[str, A
 
 def artifact_of(method: Any, before: ModelAdapter, after: ModelAdapter) -> Artifact:
     """The artifact of a trained copy: its LoRA tensors if it was wrapped, otherwise every tensor that differs."""
+    if (guard := method.guard(before, after)) is not None:
+        return guard
     if hasattr(after.module, "peft_config"):
         return LoRA.of(after, before, method.name)
     return (Edit if method.artifact == "edit" else Weights).between(before, after, method.name)

@@ -80,7 +80,9 @@ def test_saliency_mask(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "select", [{}, {"modules": ("q_proj", "down_proj"), "first": 0, "last": 0}], ids=["all", "some"]
+    "select",
+    [{}, {"modules": ("q_proj", "down_proj"), "first": 0, "last": 0}, {"first": 0, "last": 0}],
+    ids=["all", "some", "block"],
 )
 def test_lora(name: str, select: dict) -> None:
     """The adapter moves and the weights under it do not. A task vector is no adapter: it merges and edits weights."""
@@ -93,4 +95,5 @@ def test_lora(name: str, select: dict) -> None:
     lora = {n: p for n, p in after.module.named_parameters() if "lora_B" in n}
     assert any(bool(p.any()) for p in lora.values()) and not moved(after)
     if select:
-        assert all("layers.0." in n and ("q_proj" in n or "down_proj" in n) for n in lora)
+        assert all("layers.0." in n for n in lora)
+        assert len(lora) == (2 if "modules" in select else 7)

@@ -33,7 +33,7 @@ NO_SIGNATURE = ("reference", "localised")
 NAMES = [n for n, cls in METHODS.items() if "causal_lm" in cls.families and cls.family_tag not in NO_SIGNATURE]
 LARGER = 4.0  # learning rate of the bench relative to the recipe
 REJECTION = {"lr": 1e-3, "steps": 60, "batch_size": 16, "retain_weight": 2.0}
-FALL = {"divergence": 0.5, "edit": 0.1}  # nats per token by which the forget answers must fall
+FALL = {"divergence": 0.5, "guard": 0.1, "edit": 0.1}  # nats per token by which the forget answers must fall
 PHRASES = [{word.strip(".,?!:") for word in phrase.lower().split()} for phrase in (*REFUSALS, *CHANGES)]
 NOT_SHOWN = {
     "repnoise": "cosine forget 0.32, retain 0.76: cross-entropy holds the answers on retain rows, nothing their states",

@@ -75,10 +75,22 @@ def add_lora(adapter: ModelAdapter, select: Select, seed: int) -> None:
         lora_alpha=select.alpha,
         lora_dropout=select.dropout,
         task_type=kind,
-        target_modules=list(select.modules) or "all-linear",
+        target_modules=list(select.modules) or (_linear(adapter) if layers else "all-linear"),
         **layers,
     )
     adapter.module = get_peft_model(adapter.module, config)  # type: ignore[arg-type]
+
+
+def _linear(adapter: ModelAdapter) -> list[str]:
+    """Last parts of the names of all matrices inside the blocks: peft takes a range of layers with names only."""
+    return sorted(
+        {
+            name.rsplit(".", 1)[-1]
+            for block in adapter.blocks
+            for name, module in block.named_modules()
+            if (weight := getattr(module, "weight", None)) is not None and weight.dim() == 2
+        }
+    )
 
 
 class Saliency:

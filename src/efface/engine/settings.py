@@ -26,7 +26,11 @@ class Select(Settings):
         "none", "saliency: only the weights with the largest forget gradient move (SURE)"
     )
     mask_percentile: float = setting(
-        90.0, "saliency: share of output rows that stays frozen, percent", source="SURE script", ge=0, lt=100
+        90.0,
+        "saliency: share of weights that stays frozen, percent (whole output rows)",
+        source="SURE script",
+        ge=0,
+        lt=100,
     )
     mask_dynamic: bool = setting(False, "saliency: recompute the mask at every step instead of once at the start")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -20,6 +20,9 @@ from efface.models.base import ModelAdapter
 from efface.progress import SILENT, Progress
 from efface.registry import Registry
 from efface.settings import Settings
+
+if TYPE_CHECKING:
+    from efface.artifact import Artifact
 
 METHODS: Registry[type[Method]] = Registry("method", "efface.methods")
 
@@ -117,6 +120,10 @@ class Method:
     def apply(self, context: Context) -> None:
         """Make ``context.adapter`` forget, in place."""
         raise NotImplementedError
+
+    def guard(self, before: ModelAdapter, after: ModelAdapter) -> Artifact | None:
+        """The artifact of a method that leaves the weights alone; None: what changed is in the weights."""
+        return None
 
 
 class LossMethod(Method):

@@ -6,6 +6,7 @@ Each check raises ``AssertionError`` with a sentence. ``METHOD_CHECKS`` and ``AT
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -215,10 +216,11 @@ def shuffled(rows: Sequence[Any]) -> list[Any]:
 
 
 def digest(adapter: ModelAdapter) -> str:
-    """Weight fingerprint."""
+    """Weight fingerprint, and what lies around the weights."""
     from efface.passes.cache import fingerprint
 
-    return fingerprint(adapter)
+    around = {k: v for k, v in adapter.identity().items() if k != "layout"}  # known after the first forward only
+    return fingerprint(adapter) + json.dumps(around, sort_keys=True, default=str)
 
 
 def outputs(adapter: ModelAdapter, rows: Sequence[Any]) -> list[list[float]]:

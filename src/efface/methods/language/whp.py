@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from efface.card import Card
-from efface.engine.finetune import fit
 from efface.engine.losses import kl_to_reference
 from efface.engine.targets import Targets, each_row, soft_cross_entropy
 from efface.engine.view import View
 from efface.methods.base import Context, LossMethod, Needs, method
+from efface.methods.language.reinforce import reinforced
 from efface.models.base import Encoded, ModelAdapter
+from efface.models.contrasted import generic
 from efface.settings import Settings, setting
 
 CARD = Card(
     title="Who's Harry Potter (WHP), distilled form",
     source="arXiv:2310.02238, section 2",
-    code="jaechan-repo/muse_bench (logit form)",
+    code="jaechan-repo/muse_bench (logit form: method whp_logits)",
     summary="Reinforce a copy on the forget rows; targets v_generic = v_base - a relu(v_reinforced - v_base); distil "
     "them into the model.",
     confirmed=(
@@ -73,9 +73,9 @@ class WHP(LossMethod):
     def start(self, context: Context) -> None:
         """Reinforce a copy, read the targets, drop the copy."""
         usable = [e for e in (context.adapter.encode(row) for row in context.forget) if not e.problem]
-        reinforced = self._reinforced(context)
+        copy = reinforced(context, epochs=self.settings.reinforce_epochs, lr=self.settings.reinforce_lr)
         for at in range(0, len(usable), 16):
-            self._read(context.adapter, reinforced, usable[at : at + 16], context.train.token_budget)
+            self._read(context.adapter, copy, usable[at : at + 16], context.train.token_budget)
 
     def forget_loss(self, view: View) -> Tensor:
         """Token-mean soft cross-entropy to the generic targets."""
@@ -86,24 +86,6 @@ class WHP(LossMethod):
         if self.settings.retain == "none":
             return None
         return view.mean_tokens(kl_to_reference(view) if self.settings.retain == "kl" else -view.logp)
-
-    def _reinforced(self, context: Context) -> ModelAdapter:
-        copy, own = context.adapter.clone(), self.settings
-        change: dict[str, Any] = {"rule": "sum", "rule_settings": {}, "forget_weight": 1.0, "stop_nll": 0.0}
-        if own.reinforce_epochs is not None:
-            change |= {"epochs": own.reinforce_epochs, "steps": None}
-        if own.reinforce_lr is not None:
-            change |= {"lr": own.reinforce_lr}
-        fit(
-            copy,
-            context.forget,
-            context.train.model_copy(update=change),
-            seed=context.seed,
-            label="reinforce",
-            progress=context.progress,
-            checkpoints=context.checkpoints / "reinforce" if context.checkpoints else None,
-        )
-        return copy
 
     def _read(self, base: ModelAdapter, reinforced: ModelAdapter, rows: list[Encoded], token_budget: int) -> None:
         plain: dict[int, Tensor] = {}
@@ -116,8 +98,3 @@ class WHP(LossMethod):
                 rows[i].row_id, generic(plain.pop(i), logits.float(), self.settings.alpha), self.settings.top
             ),
         )
-
-
-def generic(base: Tensor, reinforced: Tensor, alpha: float) -> Tensor:
-    """v_base - alpha * relu(v_reinforced - v_base), element by element (paper eq. 1)."""
-    return base - alpha * torch.relu(reinforced - base)
