@@ -89,6 +89,17 @@ def test_where_it_does_not_pay_nothing_is_shared(b, rows) -> None:
     assert sharing.shared_start(model, batch, batch.inputs) == 0
 
 
+def test_two_models_side_by_side_share_nothing(b, rows) -> None:
+    """The shared start would be cached for one of the two models only."""
+    from efface.models.contrasted import Contrasted
+
+    target, other = b.model("target"), b.model("reference")
+    model = Contrasted.of(target, other.module, 1.0)
+    batch = model.collate([model.encode(row) for row in rows], range(len(rows)))
+    assert sharing.shared_start(model, batch, batch.inputs) == 0
+    assert sharing.shared_start(target, batch, batch.inputs) > 0
+
+
 def test_early_stop_below_the_head(b, rows, off) -> None:
     """Hidden states of layer 1 alone: no logits, and the same states."""
     model = b.model("target")

@@ -34,6 +34,7 @@ class CausalLM(ModelAdapter):
 
     family: ClassVar[str] = "causal_lm"
     modality: ClassVar[str] = "text"
+    shares_starts: ClassVar[bool] = True  # the start that all prompts of a batch share may be run once
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class Contrasted(CausalLM):
 
     other: nn.Module
     alpha: float
+    shares_starts = False  # the caches of two models do not fit into one empty cache
 
     @classmethod
     def of(cls, adapter: CausalLM, other: nn.Module, alpha: float) -> Self:

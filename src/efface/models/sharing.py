@@ -22,7 +22,7 @@ def shared_start(adapter: CausalLM, batch: Batch, inputs: Mapping[str, Tensor]) 
     """How many leading positions all rows share and no label is predicted from; 0 where sharing does not pay or the
     model keeps its keys in another way (sliding windows) or has edited states."""
     ids = inputs["input_ids"]
-    if len(ids) < LEAST_ROWS or not len(batch.label_at) or adapter.tampering is not None:
+    if len(ids) < LEAST_ROWS or not len(batch.label_at) or adapter.tampering is not None or not adapter.shares_starts:
         return 0
     if getattr(adapter.hf.config.get_text_config(), "layer_types", None) and not _all_full(adapter):
         return 0
