@@ -178,9 +178,18 @@ class Store:
         names = self._expand(rows, wanted)
         missing = [name for name in names if not self._from_cache(role, rows, prompt, name)]
         if missing:
-            self._compute(role, rows, prompt, missing)
+            self._compute(role, rows, prompt, self._whole_pass(role, rows, prompt, names, missing))
         for name in extra - set(names):
             self._tables[role, rows, prompt, name] = None
+
+    def _whole_pass(self, role: str, rows: str, prompt: str, names: list[str], missing: list[str]) -> list[str]:
+        """``missing``, or all of a pass of which the cache holds a part: a killed or a concurrent run wrote it. Which
+        candidates share a batch decides the last bits, so half a pass is computed again as a whole."""
+        for name in names if self.cache else ():
+            note = self.cache.note(self._key(role, rows, prompt, name)) if name not in missing else ""  # type: ignore[union-attr]
+            if note and set(together := json.loads(note)) & set(missing):
+                return together
+        return missing
 
     def _expand(self, rows: str, wanted: set[str]) -> list[str]:
         most = max((len(getattr(r, "wrong", ())) for r in self.sets[rows]), default=0)
@@ -217,7 +226,7 @@ class Store:
             table = self._align(table, rows, prompt, name)
             self._tables[role, rows, prompt, name] = table
             if self.cache:
-                self.cache.put(self._key(role, rows, prompt, name), table)
+                self.cache.put(self._key(role, rows, prompt, name), table, json.dumps(missing))
 
     def _drawn(self, role: str, data: Rows, prompt: str) -> pa.Table | None:
         """Answers drawn as the settings say; None where they are greedy, which the scoring pass gives."""

@@ -39,13 +39,22 @@ class Cache:
             return None
         return table.replace_schema_metadata(None)
 
-    def put(self, key: str, table: pa.Table) -> None:
-        """Store a table under its key."""
+    def note(self, key: str) -> str:
+        """What ``put`` was told beside the table, "" if nothing (or no table)."""
+        try:
+            with pa.OSFile(str(self._path(key))) as source, pa.ipc.open_file(source) as file:
+                return (file.schema.metadata or {}).get(b"note", b"").decode()
+        except (OSError, pa.ArrowInvalid):
+            return ""
+
+    def put(self, key: str, table: pa.Table, note: str = "") -> None:
+        """Store a table under its key, with a note that is no part of its content."""
         path = self._path(key)
         temp = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            feather.write_feather(table.replace_schema_metadata({"sha256": content(table)}), temp, compression="zstd")
+            marked = table.replace_schema_metadata({"sha256": content(table), "note": note})
+            feather.write_feather(marked, temp, compression="zstd")
             os.replace(temp, path)
         except OSError as error:
             temp.unlink(missing_ok=True)
