@@ -56,13 +56,14 @@ def made(
     progress: Progress = SILENT,
     log: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> Made | None:
-    """The target ("target": trained on forget and retain rows) or the reference ("reference": on retain rows only).
+    """The target ("target": trained on forget and retain rows) or a reference ("reference", "reference_2": on retain
+    rows only).
 
     None if the spec says there is none (``refusing.refuse_early`` has looked at the spec). Made once: the folder's name
     is a hash of the base model, the rows, the training settings and the seed. A build that was killed goes on from its
     last checkpoint.
     """
-    source: SourceSpec = getattr(spec, role)
+    source: SourceSpec = _second(spec) if role == "reference_2" else getattr(spec, role)
     if source.kind == "none":
         return None
     if source.kind == "folder":
@@ -72,6 +73,13 @@ def made(
         [*data.train.get("forget", ()), *data.train["retain"]] if role == "target" else list(data.train["retain"])
     )  # type: ignore[list-item]
     return trained(role, spec, rows, source, start, progress, log)
+
+
+def _second(spec: RunSpec) -> SourceSpec:
+    """The second reference: trained as the first, with another seed."""
+    own, first = spec.reference_2, spec.reference
+    seed = (spec.seed if first.seed is None else first.seed) + 1 if own.seed is None else own.seed
+    return first.model_copy(update={"kind": own.kind, "path": own.path, "seed": seed})
 
 
 def trained(

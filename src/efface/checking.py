@@ -13,7 +13,7 @@ from efface.audit.store import ROLE_TEXT
 from efface.data.rows import Bundle
 from efface.estimating import attack_minutes, memory_gib, parameters, training_seconds
 from efface.refusing import check_unlearned, method_for, refuse_early
-from efface.spec import Resolved, RunSpec
+from efface.spec import SOURCES, Resolved, RunSpec
 from efface.suites import Suite
 
 ROUGH = "a rough estimate from figures of a 2-core CPU"
@@ -30,7 +30,7 @@ def plan(resolved: Resolved, unlearned: Path | None = None) -> dict[str, Any]:
         method_for(spec, data)
     else:
         check_unlearned(unlearned, spec, data)
-    roles = {role for role in ("target", "reference") if getattr(spec, role).kind != "none"}
+    roles = {role for role in SOURCES if getattr(spec, role).kind != "none"}
     roles |= {"unlearned"} if unlearned else {"unlearned", "target"}
     size = parameters(spec)
     seconds = training_seconds(spec, data, size) if unlearned is None else None

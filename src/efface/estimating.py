@@ -50,7 +50,7 @@ def memory_gib(size: int | None) -> float | None:
 
 
 def training_seconds(spec: RunSpec, data: Bundle, size: int | None) -> dict[str, float] | None:
-    """Seconds of training on this CPU for ``target``, ``reference`` and ``method``, of those that are trained; None for
+    """Seconds of training on this CPU for target, references and ``method``, of those that are trained; None for
     a GPU, images or a model of unknown size. Methods that read more than one forget and one retain batch a step take
     longer than this says."""
     rate = _tokens_per_second(spec, data, size)
@@ -58,9 +58,9 @@ def training_seconds(spec: RunSpec, data: Bundle, size: int | None) -> dict[str,
         return None
     forget, retain = list(data.train.get("forget", ())), list(data.train.get("retain", ()))
     found = {}
-    for role, rows in (("target", [*forget, *retain]), ("reference", retain)):
-        source = getattr(spec, role)
-        if source.kind == "train":
+    for role, rows in (("target", [*forget, *retain]), ("reference", retain), ("reference_2", retain)):
+        if getattr(spec, role).kind == "train":
+            source = spec.target if role == "target" else spec.reference
             steps = source.train.epochs * len(rows) / source.train.batch_size
             found[role] = source.train.epochs * _tokens(spec, rows) / rate + steps * STEP_SECONDS
     batch, rows_there = spec.train.batch_size, max(1, len(forget))

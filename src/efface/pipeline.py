@@ -19,7 +19,7 @@ from efface.progress import SILENT, Progress
 from efface.running import Run, running
 from efface.runs import provenance
 from efface.runs.layout import write_json
-from efface.spec import Resolved, RunSpec
+from efface.spec import SOURCES, Resolved, RunSpec
 
 if TYPE_CHECKING:
     from efface.methods.base import Method
@@ -35,11 +35,14 @@ def unlearn(resolved: Resolved, progress: Progress = SILENT) -> Path:
         with run.stage("models"):
             start = build.base(spec, data, progress)
             target = build.made("target", spec, data, start, progress, run.record.training_log("target")) or start
-            reference = build.made("reference", spec, data, start, progress, run.record.training_log("reference"))
+            references = {
+                role: build.made(role, spec, data, start, progress, run.record.training_log(role))
+                for role in SOURCES[1:]
+            }
         with run.stage("unlearn"):
             training = _unlearn(run, method, start, target)
             shutil.rmtree(run.checkpoints, ignore_errors=True)
-        made = {"target": target, "reference": reference, "base": start if target is not start else None}
+        made = {"target": target, **references, "base": start if target is not start else None}
         return _finish(run, made, lambda: open_unlearned(run.folder / "model", target, resolved), training)
 
 
@@ -50,10 +53,7 @@ def audit(unlearned: Path, resolved: Resolved, progress: Progress = SILENT) -> P
     data, request, suite = refusing.refuse_early(spec)
     refusing.check_unlearned(unlearned, spec, data)
     with running(resolved, data, request, suite, "audit", progress) as run:
-        made = {
-            role: build.made(role, spec, data, Made(unlearned, "folder", ""), progress)
-            for role in ("target", "reference")
-        }
+        made = {role: build.made(role, spec, data, Made(unlearned, "folder", ""), progress) for role in SOURCES}
         return _finish(run, made, lambda: open_unlearned(unlearned, made["target"], resolved), {})
 
 

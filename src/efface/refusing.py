@@ -17,8 +17,9 @@ from efface.loading import load_data
 from efface.methods.base import METHODS, Context, Method
 from efface.metrics.base import METRICS
 from efface.models.folder_check import check_folder
+from efface.models.nli import check_nli
 from efface.request import ForgetRequest
-from efface.spec import RunSpec
+from efface.spec import SOURCES, RunSpec
 from efface.suites import Suite
 
 
@@ -88,6 +89,8 @@ def _check_suite(suite: Suite, spec: RunSpec, data: Bundle) -> None:
         METRICS.get(name)
     for entry in suite.attacks:
         ATTACKS.get(entry.name)(**entry.settings)
+    if spec.audit.judge:
+        check_nli(Path(spec.audit.judge).expanduser())
     labels = [entry.label or entry.name for entry in suite.attacks]
     for label in spec.audit.attacks or ():
         if label not in labels:
@@ -115,7 +118,7 @@ def _check_sources(spec: RunSpec, data: Bundle) -> None:
         )
     if folder.is_dir():
         _check_folder(folder, data)
-    for role in ("target", "reference"):
+    for role in SOURCES:
         source = getattr(spec, role)
         if source.kind == "folder":
             if not source.path:
@@ -125,6 +128,12 @@ def _check_sources(spec: RunSpec, data: Bundle) -> None:
                     f"set {role}.path to the model's folder.",
                 )
             _check_folder(Path(source.path).expanduser(), data)
+    if spec.reference_2.kind == "train" and spec.reference.kind != "train":
+        raise NeedsError(
+            "reference.no-training",
+            f"The second reference is trained as the first one is, and reference.kind is {spec.reference.kind}.",
+            "set reference_2.kind to folder (with reference_2.path) or to none.",
+        )
     if spec.reference.kind == "train" and not len(data.train.get("retain", ())):
         raise NeedsError(
             "reference.needs-retain",

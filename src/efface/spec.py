@@ -22,6 +22,7 @@ from efface.merging import leaves, merge, merge_into, nested
 from efface.recipes import recipe
 from efface.settings import Settings, parse, setting
 
+SOURCES = ("target", "reference", "reference_2")  # roles that a run trains or is given
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
@@ -63,6 +64,16 @@ class SourceSpec(Settings):
     seed: int | None = setting(None, "seed of its training (none: the run's seed)")
 
 
+class SecondSpec(Settings):
+    """Another reference: what two models that never saw the forget rows differ in is noise of the seed."""
+
+    kind: Literal["train", "folder", "none"] = setting(
+        "none", "train: as the reference, with another seed; folder: yours; none: there is none"
+    )
+    path: str | None = setting(None, "folder of the model (kind: folder)")
+    seed: int | None = setting(None, "seed of its training (none: the reference's seed and 1)")
+
+
 class MethodSpec(Settings):
     """Which method, with its settings."""
 
@@ -81,6 +92,9 @@ class AuditSpec(Settings):
     minutes: float | None = setting(
         None, "time for attacks: cheapest first, what does not fit is left out by name (none: all of them)", gt=0
     )
+    judge: str | None = setting(
+        None, "folder of an NLI model that judges open answers (none: by their words, marked as a proxy)"
+    )
     max_new_tokens: int | None = setting(None, "longest greedy answer in tokens (none: what the suite says)", ge=1)
     resamples: int = setting(1000, "bootstrap resamples over entities", ge=100)
     token_budget: int = setting(4096, "padded tokens per evaluation batch; only memory and speed depend on it", ge=64)
@@ -94,6 +108,7 @@ class RunSpec(Settings):
     request: str | None = setting(None, "path of a ForgetRequest (JSON); overrides data")
     target: SourceSpec = setting(SourceSpec(), "the model to be unlearned")
     reference: SourceSpec = setting(SourceSpec(), "the model retrained without the forget set")
+    reference_2: SecondSpec = setting(SecondSpec(), "a second reference: a residue must exceed both")
     method: MethodSpec = setting(MethodSpec(), "how it forgets")
     train: TrainSettings = setting(TrainSettings(), "training settings of the method")
     audit: AuditSpec = setting(AuditSpec(), "what is measured")

@@ -106,10 +106,18 @@ def score(name: str, rows: str, values: list[float]) -> Score:
 def test_residue_by_hand() -> None:
     """Six rows: unlearned .5, reference .1, target .9: difference .4 of a gap of .8 is a share of one half."""
     u, r, o = (score("probability", "forget", [v] * 6) for v in (0.5, 0.1, 0.9))
-    (one,) = residue([u], [r], [o], ["probability"], seed=0, resamples=200)
+    (one,) = residue([u], [[r]], [o], ["probability"], seed=0, resamples=200)
     assert one.flag and one.share == pytest.approx(0.5) and one.evidence["unit"] == "entities"
-    (none,) = residue([r], [r], [o], ["probability"], seed=0, resamples=200)
+    (none,) = residue([r], [[r]], [o], ["probability"], seed=0, resamples=200)
     assert not none.flag and none.share == 0
+
+
+def test_a_second_reference_says_what_seed_noise_is() -> None:
+    """The excess counts over the reference that comes closest: .5 beside .1 and .48 is .02 of a gap of .42."""
+    u, r, s, o = (score("probability", "forget", [v] * 6) for v in (0.5, 0.1, 0.48, 0.9))
+    for references in ([[r], [s]], [[s], [r]]):
+        (one,) = residue([u], references, [o], ["probability"], seed=0, resamples=200)
+        assert not one.flag and one.share == pytest.approx(0.02 / 0.42) and "between 0.100 and 0.480" in one.says
 
 
 def test_utility_by_hand() -> None:

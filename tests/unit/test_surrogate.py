@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from efface.attacks.proximal import Filter, Judged, SurrogateSettings, acceptance, as_texts, draw
 from efface.audit.consistency import consistency, stress
 from efface.audit.pathways import corrupted, pathways
 from efface.audit.store import Role
-from efface.audit.surrogate import Filter, Judged, SurrogateSettings, acceptance, as_texts, draw
 from efface.data.benchmarks.people import People
 from efface.data.worlds.surrogates import Surrogate, hand_made
 from efface.errors import NeedsError

@@ -24,7 +24,8 @@ class AttackContext:
 
     ``original`` gives the target (the model before unlearning) to attacks that declare ``needs_original``.
     ``built_with``: training settings that taught the target, where they are known (an attacker's default learning rate
-    hangs on them).
+    hangs on them). ``naive`` gives a model that never knew (the reference, else the base model; None where there is
+    neither) to attacks that declare ``needs_naive``.
     """
 
     adapter: ModelAdapter
@@ -33,6 +34,7 @@ class AttackContext:
     original: Callable[[], ModelAdapter] | None = None
     built_with: TrainSettings | None = None
     progress: Progress = SILENT
+    naive: Callable[[], ModelAdapter] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Attack:
     measures: ClassVar[tuple[str, ...]] = ("forget",)
     families: ClassVar[tuple[str, ...]] = ("causal_lm",)
     needs_original: ClassVar[bool] = False
+    needs_naive: ClassVar[bool] = False
     reads: ClassVar[str] = ""  # metric the conclusion reads this attack by, where the suite measures it
     version: ClassVar[int] = 1  # raised when the same settings would give another curve
 

@@ -128,7 +128,9 @@ class Runner:
         adapter = self.roles[role].adapter()
         scores = self._scores(adapter, sets, self._known(role, sets))
         curve.points.append(_as_point({}, {}, 0.0, 0.0, scores))
-        context = AttackContext(adapter.clone(), self.data, self.seed, self._original(), self.built_with, self.progress)
+        context = AttackContext(
+            adapter.clone(), self.data, self.seed, self._original(), self.built_with, self.progress, self._naive()
+        )
         with self.progress.step(f"{entry.label or entry.name} on {role}") as task:
             started = time.perf_counter()
             for point in attack.points(context):
@@ -189,6 +191,13 @@ class Runner:
     def _original(self) -> Callable[[], Any] | None:
         return (lambda: self.roles["target"].adapter().clone()) if "target" in self.roles else None
 
+    def _naive_role(self) -> str:
+        return next((role for role in ("reference", "base") if role in self.roles), "")
+
+    def _naive(self) -> Callable[[], Any] | None:
+        role = self._naive_role()
+        return (lambda: self.roles[role].adapter()) if role else None
+
     def _place(self, attack: Attack, entry: AttackEntry, role: str) -> Path | None:
         if self.cache is None:
             return None
@@ -210,6 +219,8 @@ class Runner:
             self.resamples,
             built,
             original,
+            *([self.roles[role].key()] if attack.needs_naive and (role := self._naive_role()) else []),
+            *self.passes.judge_key(),
         ]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
         return self.cache / "curves" / f"{key}.json"

@@ -12,6 +12,7 @@ from efface.audit import findings as find
 from efface.audit import planning
 from efface.audit.attacks import AttackResult, Runner
 from efface.audit.conclude import Conclusion, conclude
+from efface.audit.consistency import of_curve
 from efface.audit.export import write_attacks, write_samples, write_scores, write_tables
 from efface.audit.measure import measure, plan, with_targets
 from efface.audit.store import PassSettings, Role, Store
@@ -71,7 +72,7 @@ def run(
 
 def examine(spec: RunSpec, suite: Suite, data: Bundle, roles: Mapping[str, Role], progress: Progress = SILENT) -> Audit:
     """Measure, attack and conclude, on the roles at hand (``unlearned`` at least); nothing is written but caches."""
-    passes = PassSettings(spec.audit.max_new_tokens or suite.max_new_tokens, spec.audit.token_budget, spec.seed)
+    passes = PassSettings.of(spec.audit, suite, spec.seed)
     store = Store(roles, data.eval, passes, Cache(cache_root() / "tables"), progress, data.world)
     plan(store, suite)
     scores = _scores(spec, suite, store, progress)
@@ -97,7 +98,7 @@ def examine(spec: RunSpec, suite: Suite, data: Bundle, roles: Mapping[str, Role]
 
 def _scores(spec: RunSpec, suite: Suite, store: Store, progress: Progress) -> dict[str, list[Score]]:
     scores: dict[str, list[Score]] = {}
-    for role in ("reference", "target", "unlearned"):
+    for role in ("reference", "reference_2", "target", "unlearned"):
         if role in store.roles:
             with progress.step(f"measure {role}"):
                 scores[role] = measure(store, suite, role, seed=spec.seed, resamples=spec.audit.resamples)
@@ -113,16 +114,18 @@ def _conclude(
     left_out: list[str],
     n: int,
 ) -> Conclusion:
-    u, o, r = (scores.get(role, []) for role in ("unlearned", "target", "reference"))
+    u, o, r, second = (scores.get(role, []) for role in ("unlearned", "target", "reference", "reference_2"))
     headline = [name for name in HEADLINE if any(s.name == name and s.rows == "forget" for s in u)]
     options = {"seed": spec.seed, "resamples": spec.audit.resamples}
-    found = find.residue(u, r, o, headline, **options)
+    found = find.residue(u, [r, second] if second else [r], o, headline, **options)
     sets = [rows for rows in suite.metrics if rows not in ("forget", "all", "forget_test", "holdout")]
     found += find.utility(u, o, sets, headline)
     for result in results:
         own = ATTACKS.get(result.name).reads
         metric = own if own in suite.attack_metrics else suite.attack_metrics[0]
         found += find.recovery(result, metric, _gap(o, r, metric), **options)
+        if result.name == "surrogates":
+            found += of_curve(result, suite.attack_metrics, **options)
         if result.reason:
             left_out.append(f"{result.label}: {result.reason}.")
     return conclude(found, has_reference=bool(r), n=n, not_tested=left_out)

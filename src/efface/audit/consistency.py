@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from efface.audit.findings import MARGIN
+from efface.audit.attacks import AttackResult, Curve
+from efface.audit.findings import MARGIN, Finding, point_score
 from efface.audit.store import PassSettings, Role, Store
 from efface.data.worlds.surrogates import Surrogate
 from efface.errors import NeedsError
@@ -25,14 +26,11 @@ Values = Mapping[str, float]
 @dataclass(frozen=True)
 class Consistency:
     """``forgotten``: mean fall of the metric from target to unlearned on the forget rows; ``surrogates``: the same on
-    their
-    surrogates; ``rho`` their ratio with its 95% interval (None where the metric did not fall on the forget rows).
+    their surrogates; ``rho`` their ratio with its 95% interval (None where the metric did not fall on the forget rows).
     ``gap``: |unlearned - reference| on surrogates minus the same on forget rows, with its interval (None without a
     reference). ``flag``: rho's upper end is under one half, or the gap's lower end is above a tenth of the distance
-    from
-    target to reference on the forget rows (seed noise alone makes it differ from 0). ``pairs`` used, ``unknown``:
-    dropped,
-    because the target does not do better on the surrogate than the reference."""
+    from target to reference on the forget rows (seed noise alone makes it differ from 0). ``pairs`` used, ``unknown``:
+    dropped, because the target does not do better on the surrogate than the reference."""
 
     metric: str
     forgotten: float
@@ -59,10 +57,8 @@ def consistency(
     resamples: int = 1000,
 ) -> Consistency:
     """Compare per-row values {role: {row id: value, larger = more knowledge}} of ``target``, ``unlearned`` and, if
-    there is
-    one, ``reference`` on forget rows and on surrogates. ``source_of`` {surrogate id: row id}; entities are resampled
-    with
-    all their pairs. ``NeedsError`` ``consistency.no-pairs`` where nothing can be compared."""
+    there is one, ``reference`` on forget rows and on surrogates. ``source_of`` {surrogate id: row id}; entities are
+    resampled with all their pairs. ``NeedsError`` ``consistency.no-pairs`` where nothing can be compared."""
     roles = [r for r in ("target", "unlearned", "reference") if r in on_rows and r in on_surrogates]
     pairs, unknown = [], 0
     for name, source in source_of.items():
@@ -114,6 +110,48 @@ def _compared(
     return Consistency(metric, forgotten, again, rho, low, high, difference, gap_low, gap_high, flag, pairs, unknown)
 
 
+def of_curve(result: AttackResult, metrics: Sequence[str], *, seed: int, resamples: int) -> Iterator[Finding]:
+    """What the surrogates of an attack's curve say about the metrics themselves, one finding per metric and point. It
+    never flags a model: a metric that says less on surrogates than on the forget set is not to be relied on."""
+    curves = result.curves
+    if "unlearned" not in curves or "target" not in curves:
+        return
+    for at in range(1, min(len(curve.points) for curve in curves.values())):
+        for metric in metrics:
+            if (found := _at(curves, at, metric, seed=seed, resamples=resamples)) is not None:
+                yield _finding(result, curves["unlearned"].points[at], found)
+
+
+def _at(curves: Mapping[str, Curve], at: int, metric: str, *, seed: int, resamples: int) -> Consistency | None:
+    """Point ``at`` of all curves beside their start; None where no surrogate is known better by the target."""
+    sides: list[dict[str, Values]] = []
+    entities: Mapping[str, str] = {}
+    for i in (0, at):
+        scores = {role: point_score(curve.points[i], metric) for role, curve in curves.items()}
+        if None in scores.values():
+            return None
+        sides.append({role: score["per_row"] for role, score in scores.items()})  # type: ignore[index]
+        entities = scores["unlearned"]["entities"]  # type: ignore[index]
+    same = {row: row for row in sides[1]["unlearned"]}
+    try:
+        return consistency(metric, *sides, same, entities, seed=seed, resamples=resamples)
+    except NeedsError:
+        return None
+
+
+def _finding(result: AttackResult, point: Mapping[str, Any], found: Consistency) -> Finding:
+    kind = next((name[: -len("_rows")] for name in point["supplied"] if name.endswith("_rows")), "surrogates")
+    ratio = "" if found.rho is None else f" ({found.rho:.2f} of it)"
+    trust = "it follows sentences more than facts" if found.flag else "nothing speaks against it"
+    says = (
+        f"{found.metric.replace('_', ' ')} fell by {found.forgotten:.3f} on forget rows and by {found.surrogates:.3f} "
+        f"on their {kind.replace('_', '-')} surrogates{ratio}, {found.pairs} pairs: {trust}."
+    )
+    return Finding(
+        "consistency", f"{result.label}: {found.metric}, {kind}", says, False, None, found.rho, asdict(found)
+    )
+
+
 def stress(
     metrics: Sequence[str],
     roles: Mapping[str, Role],
@@ -126,8 +164,7 @@ def stress(
     resamples: int = 1000,
 ) -> list[Consistency]:
     """``consistency`` of every metric that scores rows one by one. ``roles``: ``target``, ``unlearned`` and, if there
-    is
-    one, ``reference``."""
+    is one, ``reference``."""
     stood_for = {s.row.id: s.source for s in surrogates}
     entities = {r.id: r.entity for r in rows}
     sets = {"forget": list(rows), "surrogates": [replace(s.row, entity=entities[s.source]) for s in surrogates]}

@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from efface.models.base import ModelAdapter
     from efface.passes.cache import Cache
     from efface.passes.generate import GenerateSettings
+    from efface.spec import AuditSpec
+    from efface.suites import Suite
 
 ROLE_TEXT = {
     "reference": "there is no reference model (retrained without the forget set)",
@@ -39,6 +42,19 @@ class PassSettings:
     token_budget: int = 4096
     seed: int = 0
     decoding: GenerateSettings | None = None  # how answers are drawn; None: greedy
+    judge: str = ""  # folder of an NLI model that judges open answers; "": there is none
+
+    @classmethod
+    def of(cls, audit: AuditSpec, suite: Suite, seed: int) -> PassSettings:
+        """As the spec and the suite say."""
+        longest = audit.max_new_tokens or suite.max_new_tokens
+        return cls(longest, audit.token_budget, seed, judge=audit.judge or "")
+
+    def judge_key(self) -> list[str]:
+        """What verdicts depend on: the judge's files."""
+        from efface.models.nli import nli_digest
+
+        return [nli_digest(Path(self.judge))] if self.judge else []
 
 
 @dataclass
@@ -310,11 +326,14 @@ class Store:
                     settings.max_new_tokens,
                     settings.seed,
                     self.world,
+                    role,
+                    settings.judge,
                 )
             )
 
         extra = [found.version, settings.max_new_tokens, settings.seed, getattr(self.world, "seed", None)]
         keys = [self.roles[other].key() for other in need.others] if not self._closed else []
+        keys += settings.judge_key() if found.reads_judge else []
         return self._once((role, need.rows, need.kind, name), compute, [*map(str, extra), *keys])
 
     def _weights(self, role: str) -> pa.Table:

@@ -120,7 +120,7 @@ def _measure_rung(job: Job) -> dict[str, Any]:
 
     seed, rung, name = job
     suite = suites.load(name).model_copy(update={"attacks": []})
-    found, seconds = _examined(seed, rung, suite)
+    found, seconds = _examined(seed, rung, suite, second_reference=True)
     scores = [s.to_json(rows=True) for s in found.scores["unlearned"]]
     reference = [s.to_json(rows=True) for s in found.scores["reference"]]
     return {"seed": seed, "rung": rung, "seconds": seconds, "scores": scores, "reference": reference}
@@ -148,20 +148,17 @@ def _audit_rung(job: Job) -> dict[str, Any]:
     }
 
 
-def _examined(seed: int, rung: str, suite: Any) -> tuple[Any, float]:
+def _examined(seed: int, rung: str, suite: Any, *, second_reference: bool = False) -> tuple[Any, float]:
+    """The audit of one rung and its seconds. Conclusions are tried the way most users get them: with one reference."""
     from efface.audit.audit import examine
     from efface.audit.store import Role
     from efface.testing.ladder import ladder
 
     steps = ladder(seed)
     base, _, how = rung.partition("@")
-    other = "R3" if base == "R2" else "R2"
-    roles = {
-        "target": steps.role("O"),
-        "reference": steps.role("R1"),
-        "reference_2": steps.role(other),
-        "base": steps.role("B"),
-    }
+    roles = {"target": steps.role("O"), "reference": steps.role("R1"), "base": steps.role("B")}
+    if second_reference:
+        roles["reference_2"] = steps.role("R3" if base == "R2" else "R2")
     stressed = {"4bit": _rounded, "relearned": _relearned}.get(how)
     subject = Role(lambda: stressed(steps, steps.model(base))) if stressed else steps.role(base)
     started = time.monotonic()

@@ -12,7 +12,7 @@ from efface.audit.calibrate import VERSION, CalibrateSettings, Calibration, cali
 from efface.errors import EffaceError
 from efface.progress import SILENT, Progress
 from efface.runs.files import dumps, read_json, write_json, write_text
-from efface.spec import Resolved, parse_spec
+from efface.spec import SOURCES, Resolved, parse_spec
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _models(resolved: Resolved, progress: Progress) -> None:
     pipeline.threads(resolved.spec)
     data, _, _ = refusing.refuse_early(resolved.spec)
     start = build.base(resolved.spec, data, progress)
-    for role in ("target", "reference"):
+    for role in SOURCES:
         build.made(role, resolved.spec, data, start, progress)
 
 

@@ -33,7 +33,7 @@ def summary(run: Path) -> dict[str, Any]:
 
 def summary_text(data: dict[str, Any]) -> str:
     """The same for a person."""
-    roles = [r for r in ("target", "unlearned", "reference") if any(r in s for s in data["scores"])]
+    roles = [r for r in ("target", "unlearned", "reference", "reference_2") if any(r in s for s in data["scores"])]
     body = [[s["metric"], s["rows"], *(_number(s.get(r)) for r in roles)] for s in data["scores"]]
     parts = [
         table(["metric", "rows", *roles], body),

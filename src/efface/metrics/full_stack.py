@@ -13,7 +13,7 @@ import numpy as np
 
 from efface.card import Card
 from efface.metrics.base import NotComputed, PerRow, Score, Tables, metric
-from efface.metrics.entailment import ASKED, STUDY, entailment
+from efface.metrics.entailment import ASKED, JUDGED, STUDY, entailment
 from efface.metrics.generation import GENERATED
 from efface.metrics.multiple_choice import OPTIONS, mcq_options
 from efface.metrics.resampling import group, mean_draws, percentile, unit
@@ -80,7 +80,7 @@ def _card(title: str, about: str, *differs: str) -> Card:
     return Card(title, STUDY, "", about, differs=differs, fooled_by=("an average hides which part moved: see `parts`",))
 
 
-OPEN_NEEDS = (GENERATED, ASKED)
+OPEN_NEEDS = (GENERATED, ASKED, JUDGED)
 SETS = f"Mean over the sets the data has of {', '.join(KEPT)}"
 LOW = "the study wants it low; here it should match the reference"
 STAND_IN = "the study takes general benchmarks (MMLU, GSM8K ...); here what was to be kept stands for utility"
@@ -103,7 +103,7 @@ def ue_mcq(tables: Tables) -> Score:
     needs=[need.bind("forget") for need in OPEN_NEEDS],
     directions={"*": "match"},
     fixed_rows="forget",
-    card=_card("UE, open answers (lexical proxy)", "Entailment score on the forget set.", LOW),
+    card=_card("UE, open answers", "Entailment score on the forget set.", LOW),
 )
 def ue_open_qa(tables: Tables) -> Score:
     """``entailment`` on the forget set."""
@@ -139,7 +139,7 @@ def ut_mcq(tables: Tables) -> Score:
     needs=[need.bind("retain") for need in OPEN_NEEDS],
     directions={"*": "higher"},
     fixed_rows="retain",
-    card=_card("UT, open answers (lexical proxy)", f"{SETS}: entailment score.", STAND_IN),
+    card=_card("UT, open answers", f"{SETS}: entailment score.", STAND_IN),
 )
 def ut_open_qa(tables: Tables) -> Score:
     """``entailment`` averaged over what was to be kept."""

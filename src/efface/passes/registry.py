@@ -25,7 +25,8 @@ PASSES: Registry[TablePass] = Registry("pass", "efface.passes")
 class PassInput:
     """What a pass is given. ``need`` says which variant, pooling and wording is wanted; ``role`` gives the model of
     another role (``NotComputed`` where there is none), which the pass must have declared in ``Need.others``;
-    ``fetch(role, need)`` gives a table of another pass."""
+    ``fetch(role, need)`` gives a table of another pass; ``subject`` names the role the pass is run on. ``judge``:
+    folder of an NLI model ("" if there is none)."""
 
     adapter: ModelAdapter
     rows: Rows
@@ -36,24 +37,27 @@ class PassInput:
     max_new_tokens: int = 64
     seed: int = 0
     world: Any = None
+    subject: str = ""
+    judge: str = ""
 
 
 @dataclass(frozen=True)
 class TablePass:
-    """A registered pass. ``version`` is part of the cache key."""
+    """A registered pass. ``version`` is part of the cache key, and so are the judge's files if it ``reads_judge``."""
 
     name: str
     function: Callable[[PassInput], pa.Table]
     version: int = 1
+    reads_judge: bool = False
 
 
 def table_pass(
-    name: str, version: int = 1
+    name: str, version: int = 1, *, reads_judge: bool = False
 ) -> Callable[[Callable[[PassInput], pa.Table]], Callable[[PassInput], pa.Table]]:
     """Register a pass function under the ``kind`` that needs name."""
 
     def add(function: Callable[[PassInput], pa.Table]) -> Callable[[PassInput], pa.Table]:
-        PASSES.register(name, TablePass(name, function, version))
+        PASSES.register(name, TablePass(name, function, version, reads_judge))
         return function
 
     return add

@@ -12,7 +12,7 @@ TITLES = {
     "choice_accuracy": "Multiple choice",
     "mcq_options": "Multiple choice by option",
     "mcq_letters": "Multiple choice by letter",
-    "entailment": "Entailment (lexical proxy)",
+    "entailment": "Entailment of the right answer",
     "ue_mcq": "UE, multiple choice",
     "ue_open_qa": "UE, open answers",
     "ue_avg": "UE",

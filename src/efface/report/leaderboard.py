@@ -32,8 +32,8 @@ UWC_NOTE = (
 FULL_STACK_NOTE = (
     "Full-stack protocol (arXiv 2510.07626). UE: knowledge still shown on the forget set (the study wants it low; "
     "it should match the reference). UT: what is left of what was to be kept (high). Both by multiple choice and "
-    "by open answers, judged by a lexical proxy. Rob: UE where it is highest under each attack, with the "
-    "reference's under the same attack, and UT at the same point where it was measured. "
+    "by open answers, judged by an NLI model (audit.judge) or else by their words. Rob: UE where it is highest under "
+    "each attack, with the reference's under the same attack, and UT at the same point where it was measured. "
 )
 SETTINGS_NOTE = (
     "Paper: the value of the paper or its code. Recipe: found to work on this model. User: given on the command "

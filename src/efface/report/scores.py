@@ -11,7 +11,7 @@ from efface.runs.loading import LoadedRun
 from efface.runs.paired import paired, row_values
 from efface.runs.results import ScoreRow
 
-ORDER = ("target", "unlearned", "reference", "base")
+ORDER = ("target", "unlearned", "reference", "reference_2", "base")
 FORGET_SIDE = ("forget", "holdout")
 
 

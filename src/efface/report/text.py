@@ -8,11 +8,18 @@ from collections.abc import Mapping
 LONGEST = 1200
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 JOINERS = "\u200c\u200d"  # needed to write Persian, Hindi and many emoji
-ROLE_TITLES = {"target": "Before", "unlearned": "After", "reference": "Never saw it", "base": "Base model"}
+ROLE_TITLES = {
+    "target": "Before",
+    "unlearned": "After",
+    "reference": "Never saw it",
+    "reference_2": "Never saw it (2)",
+    "base": "Base model",
+}
 ROLE_NOTES = {
     "target": "target model",
     "unlearned": "unlearned model",
     "reference": "reference model",
+    "reference_2": "reference model of another seed",
     "base": "before any fine-tuning",
 }
 SET_TITLES = {

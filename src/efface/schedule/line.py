@@ -48,7 +48,7 @@ def _before(last: Resolved, first: Made, steps: Plan) -> dict[str, float]:
     data, _ = load_data(spec)
     metrics = {"all": [f"pch_score_{side}" for side in steps.line]}
     suite = Suite(name="reference line", metrics=metrics)
-    passes = PassSettings(spec.audit.max_new_tokens or suite.max_new_tokens, spec.audit.token_budget, spec.seed)
+    passes = PassSettings.of(spec.audit, suite, spec.seed)
     store = Store({"target": Role(lambda: first.open(spec.model))}, data.eval, passes, Cache(cache_root() / "tables"))
     plan(store, suite)
     scores = measure(store, suite, "target", seed=spec.seed, resamples=spec.audit.resamples)

@@ -105,7 +105,7 @@ class Filter:
             distance = self._distance(place) / max(self._own[s.source], 1e-12)
             text = f" {plain(f'{s.row.prompt} {s.row.answer}')} "
             checks = {
-                "derived": bool(gap >= self.least_gap),
+                "derived": bool(gap >= self.least_gap and gap > 0),
                 "far": distance > self.settings.distance,
                 "fluent": bool(easy >= self.least_fluency),
                 "relevant": any(f" {told} " in text for told in self._told[s.source]),

@@ -1,0 +1,82 @@
+"""The surrogates attack: rows keep their id, only what the target knows is asked, and metrics are compared on both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from efface.attacks.base import ATTACKS, AttackContext
+from efface.audit.attacks import Runner
+from efface.audit.consistency import of_curve
+from efface.audit.store import PassSettings, Role
+from efface.errors import NeedsError
+from efface.suites import AttackEntry, load
+from efface.testing.bench import Bench, bench
+
+
+@pytest.fixture(scope="module")
+def lm() -> Bench:
+    return bench("causal_lm")
+
+
+def context(lm: Bench, naive: str | None = "reference", original: str = "target") -> AttackContext:
+    given = (lambda: lm.model(naive)) if naive else None
+    return AttackContext(lm.model("target"), lm.data, 0, lambda: lm.model(original), naive=given)
+
+
+def test_each_kind_asks_for_the_same_fact_in_another_way(lm: Bench) -> None:
+    rows = list(lm.data.eval["forget"])
+    points = list(ATTACKS.get("surrogates")().points(context(lm)))
+    assert points and [p.budget["kinds"] for p in points] == list(range(1, len(points) + 1))
+    by_id = {r.id: r for r in rows}
+    for point in points:
+        asked = point.rows("forget", rows)
+        assert 0 < len(asked) <= len(rows) and all(r.id in by_id and r.prompt != by_id[r.id].prompt for r in asked)
+        assert point.supplied["candidates"] >= len(asked) >= 1 and 0 < point.supplied["passed_derived"] <= 1
+
+
+def test_what_the_target_does_not_know_better_is_no_surrogate(lm: Bench) -> None:
+    """The reference in the target's place knows nothing more than itself: no kind is left."""
+    with pytest.raises(NeedsError, match=r"attack\.not-testable"):
+        list(ATTACKS.get("surrogates")().points(context(lm, original="reference")))
+
+
+def test_without_a_model_that_never_knew_it_is_refused(lm: Bench) -> None:
+    with pytest.raises(NeedsError, match=r"attack\.needs-naive"):
+        list(ATTACKS.get("surrogates")().points(context(lm, naive=None)))
+
+
+def test_data_without_surrogates(lm: Bench) -> None:
+    bare = [replace(r, paraphrase="") for r in lm.data.eval["forget"]]
+    data = replace(lm.data, eval={"forget": bare}, world=None)
+    assert ATTACKS.get("surrogates")().check(data) == "no row has a surrogate"
+    assert ATTACKS.get("surrogates")(kinds=("drawn",)).check(data) == ""
+
+
+def test_drawn_surrogates_keep_their_row(lm: Bench) -> None:
+    """Few candidates: either some row has one, under its own id, or the attack says that none could be made."""
+    drawn = {"candidates": 6, "rounds": 1, "max_new_tokens": 16, "distance": 1e-6, "frame": "{text}"}
+    attack = ATTACKS.get("surrogates")(kinds=("drawn",), drawn=drawn)
+    (point,) = attack.points(context(lm))
+    asked = point.rows("forget", lm.data.eval["forget"])
+    assert (
+        asked and {r.id for r in asked} <= {r.id for r in lm.data.eval["forget"]} and all(not r.prompt for r in asked)
+    )
+
+
+def test_metrics_are_compared_on_rows_and_surrogates(lm: Bench) -> None:
+    """The reference as the unlearned model: its probability is low on both, so nothing speaks against the metric; a
+    model that is right on the paraphrases alone (target there, reference here) is what the finding is for."""
+    roles = {"unlearned": Role(lambda: lm.model("reference")), "target": Role(lambda: lm.model("target"))}
+    roles["reference"] = Role(lambda: lm.model("reference"))
+    suite = load("people").model_copy(update={"attack_metrics": ["probability"]})
+    runner = Runner(roles, lm.data, suite, PassSettings(24), seed=0, resamples=100, cache=None)
+    result = runner.run(AttackEntry(name="surrogates", settings={"kinds": ["paraphrase"]}))
+    assert not result.reason and set(result.curves) == {"unlearned", "reference", "target"}
+    (found,) = of_curve(result, ["probability"], seed=0, resamples=100)
+    assert found.kind == "consistency" and not found.flag and found.evidence["forgotten"] > 0.8
+    assert not found.evidence["flag"] and found.share > 0.5
+    result.curves["unlearned"].points[1] = result.curves["target"].points[1]
+    (fooled,) = of_curve(result, ["probability"], seed=0, resamples=100)
+    assert fooled.evidence["flag"] and abs(fooled.share) < 1e-9 and "sentences more than facts" in fooled.says
