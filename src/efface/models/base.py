@@ -136,9 +136,10 @@ class ModelAdapter(ABC):
 
     # -- computation ----------------------------------------------------------------------------------------------
     @abstractmethod
-    def forward(self, batch: Batch, *, logits: bool = True, hidden: Iterable[int] = ()) -> Output:
+    def forward(self, batch: Batch, *, logits: bool = True, hidden: Iterable[int] = (), upcast: bool = True) -> Output:
         """One forward with gradients as the surrounding context allows. The head runs at scored positions only; if
-        ``logits`` is False the forward stops after the deepest layer asked for."""
+        ``logits`` is False the forward stops after the deepest layer asked for. Without ``upcast`` logits stay in the
+        compute dtype, for whoever makes them float32 piece by piece."""
 
     @abstractmethod
     def autocast(self) -> Any:

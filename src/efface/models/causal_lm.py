@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from efface.data.rows import ImageRow, Row
 from efface.errors import ModelError, NeedsError
+from efface.models import blockwise
 from efface.models.base import Batch, Encoded, ModelAdapter, Output
 from efface.models.kernels import only_labels, reading, stored_as, using_attention
 from efface.models.packing import Text, additive, pack
@@ -242,7 +243,15 @@ class CausalLM(ModelAdapter):
         return int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0)
 
     # -- computation ---------------------------------------------------------------------------------------------------
-    def forward(self, batch: Batch, *, logits: bool = True, hidden: Iterable[int] = (), cache: bool = False) -> Output:
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        logits: bool = True,
+        hidden: Iterable[int] = (),
+        upcast: bool = True,
+        cache: bool = False,
+    ) -> Output:
         """See ``ModelAdapter.forward``. ``cache``: also keep the keys and values (``Output.cache``)."""
         inputs = dict(batch.inputs)
         if inputs["attention_mask"].dim() == 4 and self.hf.config._attn_implementation == "eager":
@@ -257,7 +266,8 @@ class CausalLM(ModelAdapter):
             with reading(self, layers, stop=not logits) as found, only_labels(self.hf, places):
                 out = found.run(lambda: self.call(last_prompt=self._last_prompt(batch), **inputs, use_cache=cache))
             states, kept = found.states, out.past_key_values if cache else None
-        scores = out.logits.reshape(-1, out.logits.shape[-1]).float() if logits else None
+        scores = out.logits.reshape(-1, out.logits.shape[-1]) if logits else None
+        scores = scores.float() if scores is not None and upcast else scores
         return Output(scores, states, kept if cache else None)
 
     def _last_prompt(self, batch: Batch) -> Tensor | None:
@@ -299,7 +309,8 @@ class CausalLM(ModelAdapter):
         if self._evaluating:
             yield
             return
-        with super().evaluating(), using_attention(self.hf, "sdpa"), stored_as(self.module, self.dtype):
+        attention = blockwise.name() if self.device.type == "cpu" else "sdpa"
+        with super().evaluating(), using_attention(self.hf, attention), stored_as(self.module, self.dtype):
             self._evaluating = True
             try:
                 yield

@@ -160,7 +160,7 @@ class Classifier(ModelAdapter):
         )  # fmt: skip
 
     # -- computation ----------------------------------------------------------------------------------------------
-    def forward(self, batch: Batch, *, logits: bool = True, hidden: Iterable[int] = ()) -> Output:
+    def forward(self, batch: Batch, *, logits: bool = True, hidden: Iterable[int] = (), upcast: bool = True) -> Output:
         """Logits Float32[L, classes] and hidden {layer: Float[rows, 1, width]}; layers count from 0 (pixels) to the
         last stage. Without logits the forward ends as soon as the asked stages have run."""
         pixels, wanted, blocks = batch.inputs["pixel_values"], set(hidden), self.blocks
@@ -176,7 +176,8 @@ class Classifier(ModelAdapter):
         if not logits:
             return Output(None, states)
         scores = out if isinstance(out, Tensor) else out.logits
-        return Output(scores.float()[batch.label_at], states)
+        scores = scores[batch.label_at]
+        return Output(scores.float() if upcast else scores, states)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 only where asked for (``compute="bf16"``): small networks gain nothing from it."""

@@ -37,7 +37,7 @@ def echo(given: PassInput) -> pa.Table:
     with listener.evaluating():
         for part in batches(encoded, token_budget=given.token_budget, labels=label_budget(listener)):
             batch = listener.collate([encoded[i] for i in part], part).to(listener.device)
-            lp, owner = reduce(listener.forward(batch).logits, batch.label_id).lp, batch.label_row.cpu()
+            lp, owner = reduce(listener.forward(batch, upcast=False).logits, batch.label_id).lp, batch.label_row.cpu()
             found |= {i: torch.masked_select(lp, owner == k).tolist() for k, i in enumerate(part)}
     lines = [
         {"row": e.row_id, "entity": e.entity, "lp": found.get(i, []), "problem": e.problem}

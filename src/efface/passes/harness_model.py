@@ -73,7 +73,10 @@ def likelihoods(
     with adapter.evaluating():
         for part in batches(encoded, token_budget=token_budget, labels=label_budget(adapter)):
             batch = adapter.collate([encoded[i] for i in part], part).to(adapter.device)
-            found = [reduce(adapter.forward(b).logits, b.label_id) for b in sliced(batch, label_budget(adapter))]
+            found = [
+                reduce(adapter.forward(b, upcast=False).logits, b.label_id)
+                for b in sliced(batch, label_budget(adapter))
+            ]
             lp, hit = (torch.cat([getattr(f, name) for f in found]) for name in ("lp", "hit"))
             for k, i in enumerate(part):
                 mine = batch.label_row.cpu() == k

@@ -18,7 +18,7 @@ from efface.passes.generate import GenerateSettings, Greedy, generation_table
 from efface.passes.tables import TOKENS
 from efface.progress import SILENT, Progress
 
-CHUNK = 128  # label rows reduced at once
+CHUNK_BYTES = 1 << 21  # of float32 logits reduced at once: what stays in a core's cache while it is read six times
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,13 @@ def score(
     encoded = [adapter.encode(row, prompt=prompt, answers=wanted) for row in rows]
     lines: list[list[dict[str, Any]]] = [[] for _ in rows]
     greedy = Greedy(adapter, rows, encoded, generate) if generate is not None else None
+    kept: dict[str, Any] = {"cache": True} if greedy else {}
     with adapter.evaluating(), progress.step(f"score {len(rows)} rows", len(rows)) as task:
         for part in batches(encoded, token_budget=token_budget, labels=label_budget(adapter)):
             batch = adapter.collate([encoded[i] for i in part], part).to(adapter.device)
             found = []
             for piece in sliced(batch, label_budget(adapter)):  # more than one only where a single row is over budget
-                out = adapter.forward(piece, cache=True) if greedy else adapter.forward(piece)  # type: ignore[call-arg]
+                out = adapter.forward(piece, upcast=False, **kept)
                 found.append(reduce(out.logits, piece.label_id))
             stats = joined(found)
             _lines(lines, batch, stats, answers, encoded, rows, prompt)
@@ -87,9 +88,10 @@ def score(
 
 
 def reduce(logits: Tensor | None, gold: Tensor) -> TokenStats:
-    """All per-token numbers from Float32[L, V] logits, in chunks; nothing of size V is kept."""
+    """All per-token numbers from Float[L, V] logits, in chunks of float32; nothing of size V is kept."""
     assert logits is not None
-    parts = [_reduce(logits[k : k + CHUNK].float(), gold[k : k + CHUNK]) for k in range(0, len(gold), CHUNK)]
+    chunk = max(1, CHUNK_BYTES // (4 * logits.shape[1])) if logits.device.type == "cpu" else 128
+    parts = [_reduce(logits[k : k + chunk].float(), gold[k : k + chunk]) for k in range(0, len(gold), chunk)]
     return TokenStats(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
 
@@ -101,16 +103,18 @@ def joined(parts: Sequence[TokenStats]) -> TokenStats:
 
 
 def _reduce(logits: Tensor, gold: Tensor) -> tuple[Tensor, ...]:
-    logp = torch.log_softmax(logits, dim=-1)
-    lp = logp.gather(1, gold[:, None]).squeeze(1)
-    best = logits.argmax(-1)
-    p = logp.exp()
-    terms = p * logp.clamp(min=-1e4)  # p = 0 where log p = -inf: the term is 0, not NaN
-    mu = terms.sum(-1)
-    second = (terms * logp.clamp(min=-1e4)).sum(-1)
-    sigma = (second - mu * mu).clamp(min=0).sqrt()
-    rank = (logp > lp[:, None]).sum(-1)
-    return lp, best == gold, rank, mu, sigma, best
+    """With x = logits - max, z = sum e^x: log p = x - log z, sum p log p = (sum e^x x) / z - log z, and the spread of
+    log p under p is that of x."""
+    top, best = logits.max(-1)
+    x = (logits - top[:, None]).clamp_(min=-1e4)  # p = 0 where a logit is -inf: its term is 0, not NaN
+    mine = x.gather(1, gold[:, None])
+    rank = (x > mine).sum(-1)
+    e = x.exp()
+    z = e.sum(-1)
+    first = e.mul_(x).sum(-1) / z
+    second = e.mul_(x).sum(-1) / z
+    sigma = (second - first * first).clamp(min=0).sqrt()
+    return mine.squeeze(1) - z.log(), best == gold, rank, first - z.log(), sigma, best
 
 
 def _lines(
