@@ -285,3 +285,29 @@ def test_compat_min_k_scores_an_empty_answer_zero():
         }
     )
     assert score("mia_min_k_compat", tables).value == 0.5 and score("mia_min_k", tables).value == 0.0
+
+
+def test_lower_case_against_one_forward_per_row():
+    """NLL / NLL of the lower-cased answer, from the pass, equals two plain scorings; O tells its rows, R1 does not."""
+    from dataclasses import replace
+
+    from efface.audit.store import PassSettings, Role, Store
+    from efface.metrics.base import Tables
+    from efface.passes.score import score as scored
+    from efface.testing.bench import bench
+
+    b = bench("causal_lm")
+    found = {}
+    for role in ("target", "reference"):
+        model = b.model(role)
+        store = Store({"subject": Role(lambda model=model: model)}, b.data.eval, PassSettings(12))
+        result = ATTACKS["mia_lowercase"](Tables(store.fetch, "forget", "subject"), "forget", "subject")
+        rows = list(b.data.eval["forget"])
+        plain, lower = (
+            [np.mean(lp) for lp in scored(model, some).tokens["lp"].to_pylist()]
+            for some in (rows, [replace(r, answer=r.answer.lower()) for r in rows])
+        )
+        assert np.allclose(result.values, [-a / b for a, b in zip(plain, lower, strict=True)], atol=1e-4)
+        tables = Tables(store.fetch, "forget", "subject")
+        found[role] = compute(METRICS.get("mia_lowercase"), tables, "forget", seed=0, resamples=100).value
+    assert found["target"] > 0.9 and found["target"] > found["reference"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -220,6 +220,25 @@ def zlib_ratio(tables: Tables, rows: str, role: str) -> PerRow:
     tokens = tables.tokens(rows, role=role)
     sizes = np.array([len(zlib.compress((text or "").encode())) for text in tokens.texts], dtype=np.float64)
     return PerRow(tokens.mean_lp / sizes, tokens.rows, tokens.entities)
+
+
+LOWER = (Need("lowercase"), Need("lowercase", "holdout"))
+
+
+@membership(
+    "mia_lowercase",
+    "Lower-case attack",
+    "Carlini et al. 2021 (arXiv 2012.07805); column of MUSE (arXiv 2407.06460)",
+    "minus the mean negative log-prob divided by that of the lower-cased answer.",
+    needs=(*SIDES, *LOWER),
+    fooled_by=("answers without capitals: the ratio is 1 whatever the model knows",),
+)
+def lower_case_ratio(tables: Tables, rows: str, role: str) -> PerRow:
+    """Mean log-prob over that of the lower-cased answer, turned so that larger is more familiar."""
+    tokens = tables.tokens(rows, role=role)
+    lower = tables.table(replace(LOWER[0], rows=rows, role=role))["mean_lp"].to_pylist()
+    found = np.array([np.nan if lp is None else lp for lp in lower], dtype=np.float64)
+    return PerRow(-tokens.mean_lp / found, tokens.rows, tokens.entities)
 
 
 @membership(
