@@ -150,6 +150,13 @@ def test_an_adapter_on_a_tied_embedding_is_refused(module: str) -> None:
     assert caught.value.code == "method.lora-on-tied-embedding" and module.split(".")[-1] in caught.value.cause
 
 
+def test_the_engine_refuses_it_whoever_asks() -> None:
+    from efface.engine.select import add_lora
+
+    with pytest.raises(NeedsError, match="tied-embedding"):
+        add_lora(start().clone(), Select(kind="lora", rank=2, modules=("lm_head",)), 0)
+
+
 def test_an_adapter_on_a_head_of_its_own_is_taken() -> None:
     """Untied, nothing is untied by it; and without named modules neither end gets an adapter."""
     select = Select(kind="lora", rank=2, modules=("lm_head",))

@@ -35,14 +35,20 @@ def test_separation_by_hand() -> None:
     (row,) = table["rows"]
     assert row["by_rung"]["O"] == 1.0 and row["by_rung"]["HeadOnly"] == 0.0
     assert row["auc"] == pytest.approx(0.5) and row["direction"] is True
-    assert row["flagged"] == {"flags": 0, "tested": 4}
+    assert row["flagged"] == {"flags": 0, "beyond": 0, "second": 0, "tested": 4}
     assert "| probability | forget | 0.50" in separation.markdown(table)
 
 
 def test_a_model_that_never_knew_is_flagged_only_above_the_reference() -> None:
-    """R2 shows .3 on every row, R1 .1: flagged; R3 shows .05: not."""
-    table = separation.separation([cell(0, "R2", 0.3), cell(0, "R3", 0.05), cell(0, "O", 0.9)])
-    assert table["rows"][0]["flagged"] == {"flags": 1, "tested": 2}
+    """R2 shows .3 on every row, R1 .1: flagged; R3 shows .05: not. A quarter of the gap of .8 is beyond the margin, and
+    R3 as a second reference would not have helped; of a gap of 3.9 it is within it; and R3 at .3 is as high as R2."""
+
+    def flagged(r3: float, o: float) -> dict[str, int]:
+        return separation.separation([cell(0, "R2", 0.3), cell(0, "R3", r3), cell(0, "O", o)])["rows"][0]["flagged"]
+
+    assert flagged(0.05, 0.9) == {"flags": 1, "beyond": 1, "second": 1, "tested": 2}
+    assert flagged(0.05, 4.0) == {"flags": 1, "beyond": 0, "second": 1, "tested": 2}
+    assert flagged(0.3, 0.9) == {"flags": 2, "beyond": 2, "second": 0, "tested": 2}
 
 
 def test_p_values_are_turned_round() -> None:

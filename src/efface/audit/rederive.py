@@ -90,13 +90,10 @@ def _store(folder: Path, index: dict[str, Any]) -> Store:
     }
     sets: dict[str, list[Row]] = {}
     for (_, rows, _, name), table in tables.items():
-        if rows and name == "answer":
-            wrong = sum(
-                1
-                for key in tables
-                if key[1] == rows and key[3].startswith("wrong:") and key[0] == next(iter(tables))[0]
-            )
-            sets[rows] = [Row(id=r, answer="", wrong=("",) * wrong) for r in table["row"].to_pylist()]
+        if rows and "row" in table.schema.names and (name == "answer" or rows not in sets):
+            wrong = len({key[3] for key in tables if key[1] == rows and key[3].startswith("wrong:")})
+            ids = dict.fromkeys(table["row"].to_pylist())  # some passes have several lines per row
+            sets[rows] = [Row(id=r, answer="", wrong=("",) * wrong) for r in ids]
     store = Store({role: Role(_nothing) for role in dict.fromkeys(key[0] for key in tables)}, sets, PassSettings())
     store.load_tables(tables)
     return store

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from efface.audit.findings import MARGIN, MARGINS
 from efface.metrics.base import METRICS
-from efface.metrics.stats import auc, bootstrap_difference
+from efface.metrics.stats import Difference, auc, bootstrap_difference
 
 CLEAN = ("R2", "R3")
 PLAIN = ("O", "HeadOnly", "Bias", "SmallLR", "InBuckets", "OneHop", "Guard", "Collapse", "B")
@@ -35,7 +36,7 @@ def separation(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         row["rounded"] = _auc(at, seeds, ("O@4bit",), ("R2@4bit",))
         row["relearned"] = _auc(at, seeds, ("O@relearned",), ("R2@relearned",))
         row["direction"] = _direction(at, seeds)
-        row["flagged"] = _flagged(cells, name)
+        row["flagged"] = _flagged(cells, name, at)
         row["means"] = {r: _mean(at, seeds, r) for r in ("O", *CLEAN, *PLAIN[1:])}
         rows.append(row)
     return {"schema": 1, "seeds": seeds, "rungs": sorted({c["rung"] for c in cells}), "rows": rows}
@@ -95,20 +96,37 @@ def _direction(at: dict[Any, float | None], seeds: Sequence[int]) -> bool | None
     return all(told) if told else None
 
 
-def _flagged(cells: Sequence[dict[str, Any]], name: tuple[str, str]) -> dict[str, int]:
-    """How often a model that never knew shows significantly more than another one (95% interval over entities)."""
-    flags = tested = 0
-    for cell in cells:
+def _flagged(cells: Sequence[dict[str, Any]], name: tuple[str, str], at: dict[Any, float | None]) -> dict[str, int]:
+    """How often a model that never knew shows significantly more than R1 (95% interval over entities); ``beyond``: and
+    by more than the share of the distance from O to R1 that the conclusion lets pass; ``second``: and more than the
+    third model that never knew, too (a second reference)."""
+    clean = {(c["seed"], c["rung"]): c for c in cells if c["rung"] in CLEAN}
+    flags = beyond = second = tested = 0
+    for (seed, rung), cell in clean.items():
         mine, theirs = (_per_row(cell[side], name) for side in ("scores", "reference"))
-        if cell["rung"] not in CLEAN or not mine or not theirs:
+        found = _above(mine, theirs)
+        if found is None or theirs is None:
             continue
-        rows = [r for r in mine["per_row"] if r in theirs["per_row"]]
-        a, b = (np.array([side["per_row"][r] for r in rows], dtype=float) for side in (mine, theirs))
-        found = bootstrap_difference(a, b, [mine["entities"][r] for r in rows])
-        if found is not None and found.low is not None:
-            tested += 1
-            flags += found.low > 0
-    return {"flags": int(flags), "tested": tested}
+        tested += 1
+        if found.low <= 0:  # type: ignore[operator]
+            continue
+        flags += 1
+        gap = (at.get((seed, "O")) or 0.0) - theirs["value"]
+        beyond += gap > 0 and found.value > MARGINS.get(name[0], MARGIN) * gap
+        third = clean.get((seed, next(other for other in CLEAN if other != rung)))
+        again = _above(mine, _per_row(third["scores"], name)) if third else None
+        second += again is not None and again.low > 0  # type: ignore[operator]
+    return {"flags": flags, "beyond": int(beyond), "second": int(second), "tested": tested}
+
+
+def _above(mine: dict[str, Any] | None, theirs: dict[str, Any] | None) -> Difference | None:
+    """Difference over the rows both have; None without an interval."""
+    if not mine or not theirs:
+        return None
+    rows = [r for r in mine["per_row"] if r in theirs["per_row"]]
+    a, b = (np.array([side["per_row"][r] for r in rows], dtype=float) for side in (mine, theirs))
+    found = bootstrap_difference(a, b, [mine["entities"][r] for r in rows])
+    return found if found is not None and found.low is not None else None
 
 
 def _per_row(scores: Sequence[dict[str, Any]], name: tuple[str, str]) -> dict[str, Any] | None:
@@ -125,14 +143,16 @@ def markdown(table: dict[str, Any]) -> str:
         "the wrong way). A column per rung: the same for that rung alone; a low one is a metric that this rung fools. "
         "Collapse and B hold no knowledge; a number far from .5 there shows what else the metric reacts to. `rounded` "
         "and `relearned`: O against R2 after 4-bit rounding and after eight steps on retain rows. `R flagged`: how "
-        "often R2 or R3 shows significantly more than R1 (nominal 2.5%).",
+        "often R2 or R3 shows significantly more than R1 (nominal 2.5%: an interval over entities knows nothing of the "
+        "noise of the seed), in brackets how often by more than the margin that the conclusion asks for, and how often "
+        "more than a second reference, too.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
     ]
     for row in sorted(table["rows"], key=lambda r: -(r["auc"] if r["auc"] is not None else -1)):
         interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
-        told = f"{row['flagged']['flags']}/{row['flagged']['tested']}" if row["flagged"]["tested"] else "-"
+        told = "{flags}/{tested} ({beyond}, {second})".format(**row["flagged"]) if row["flagged"]["tested"] else "-"
         mark = "" if row["direction"] is not False else " (direction fails)"
         cells = [
             row["metric"],

@@ -54,8 +54,31 @@ def _weights(adapter: ModelAdapter, select: Select) -> dict[str, nn.Parameter]:
     }
 
 
+def check_untied(adapter: ModelAdapter, select: Select) -> None:
+    """An adapter on one end of a tied pair would untie them: the head would change, the embeddings would not, and
+    neither merging nor saving the merged model would give the model that was trained. Without ``select.modules`` the
+    adapter is on linear layers inside the blocks only. Raises ``NeedsError`` ``method.lora-on-tied-embedding``.
+    """
+    model = getattr(adapter, "hf", None) if select.kind == "lora" and select.modules else None
+    if model is None:
+        return
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    if last is None or first.weight is not last.weight:
+        return
+    ends = [n for n, module in model.named_modules() if module is first or module is last]
+    hit = [n for n in ends if any(n == part or n.endswith(f".{part}") for part in select.modules)]
+    if hit:
+        raise NeedsError(
+            "method.lora-on-tied-embedding",
+            f"train.select.modules puts the adapter on {hit[0]}, which shares its weights with the other end of the "
+            "model.",
+            "leave it out of train.select.modules, or train full weights with train.select.freeze_head: false.",
+        )
+
+
 def add_lora(adapter: ModelAdapter, select: Select, seed: int) -> None:
     """Wrap the module with a LoRA adapter on its linear layers (never on a tied embedding)."""
+    check_untied(adapter, select)
     from peft import LoraConfig, get_peft_model
     from peft.utils.peft_types import TaskType
 

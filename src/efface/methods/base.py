@@ -12,10 +12,10 @@ from torch import Tensor
 from efface.card import Card
 from efface.data.rows import Rows
 from efface.engine.reference import Reference
+from efface.engine.select import check_untied
 from efface.engine.settings import TrainSettings
 from efface.engine.view import View
 from efface.errors import NeedsError
-from efface.methods.adapter_check import check_untied
 from efface.models.base import ModelAdapter
 from efface.progress import SILENT, Progress
 from efface.registry import Registry
@@ -115,7 +115,7 @@ class Method:
                 f"{self.name} needs the base model (before any fine-tuning) and none is given.",
                 "set `base` in the spec.",
             )
-        check_untied(context.adapter, context.train.select, self.name)
+        check_untied(context.adapter, context.train.select)
 
     def apply(self, context: Context) -> None:
         """Make ``context.adapter`` forget, in place."""
