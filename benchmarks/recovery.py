@@ -11,8 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from efface import build, pipeline, suites
 from efface.audit.audit import examine
@@ -39,11 +42,7 @@ def audited(run: Path, suite: str, attacks: tuple[str, ...] | None, progress: Pr
     found = examine(spec, suites.load(suite), data, roles, progress)
     curves = {
         result.label: {
-            role: [
-                {"budget": p["budget"], **{k: point_score(p, "probability")[k] for k in ("value", "low", "high")}}
-                for p in curve.points
-                if point_score(p, "probability")
-            ]
+            role: [_point(p, found.suite.attack_metrics) for p in curve.points if point_score(p, "probability")]
             for role, curve in result.curves.items()
         }
         for result in found.attacks
@@ -59,6 +58,31 @@ def audited(run: Path, suite: str, attacks: tuple[str, ...] | None, progress: Pr
         "findings": [f for f in conclusion["findings"] if f["kind"] in ("residue", "recovery", "power")],
         "curves": curves,
     }
+
+
+def _point(point: dict[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+    """Budget, forget probability with its interval, and every metric's value."""
+    first = point_score(point, "probability") or {}
+    values = {name: (point_score(point, name) or {}).get("value") for name in metrics}
+    return {"budget": point["budget"], **{k: first[k] for k in ("value", "low", "high")}, "values": values}
+
+
+def kept_order(cells: Sequence[dict[str, Any]]) -> list[tuple[str, str, int, float]]:
+    """(attack, metric, models, Pearson's r of the models' values before the attack and at its last point): a metric
+    that can be trusted says of an attacked model what it said before (sheet M2-8, verification)."""
+    found = []
+    for label in dict.fromkeys(label for c in cells for label in c["curves"]):
+        ends = [
+            (c["curves"][label]["unlearned"][0], c["curves"][label]["unlearned"][-1])
+            for c in cells
+            if c["curves"].get(label, {}).get("unlearned")
+        ]
+        for name in dict.fromkeys(name for pair in ends for name in pair[0]["values"]):
+            pairs = [(a["values"][name], b["values"][name]) for a, b in ends]
+            pairs = [(a, b) for a, b in pairs if a is not None and b is not None]
+            if len(pairs) >= 3 and np.std([a for a, _ in pairs]) > 0 and np.std([b for _, b in pairs]) > 0:
+                found.append((label, name, len(pairs), float(np.corrcoef(*zip(*pairs, strict=True))[0, 1])))
+    return found
 
 
 def markdown(cells: list[dict[str, Any]], suite: str) -> str:
@@ -79,6 +103,11 @@ def markdown(cells: list[dict[str, Any]], suite: str) -> str:
         name = c["method"] + ("" if c["mask"] == "none" else f" + {c['mask']} mask")
         told = [_curve(c["curves"].get(label, {})) + ("*" if label in flags else "") for label in labels]
         lines.append(f"| {name} | " + " | ".join(told) + f" | {c['conclusion']} | {c['seconds']:.0f} |")
+    orders = kept_order(cells)
+    if orders:
+        lines += ["", "Pearson's r over the methods between a metric before an attack and at its last point:", ""]
+        lines += ["| attack | metric | methods | r |", "|---|---|---|---|"]
+        lines += [f"| {label} | {name} | {n} | {r:.2f} |" for label, name, n, r in orders]
     return "\n".join([*lines, ""])
 
 
