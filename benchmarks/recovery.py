@@ -20,7 +20,7 @@ import numpy as np
 from efface import build, pipeline, suites
 from efface.audit.audit import examine
 from efface.audit.findings import point_score
-from efface.audit.store import Role
+from efface.audit.roles import Role
 from efface.loading import load_data
 from efface.progress import Progress
 from efface.runs.files import write_json, write_text
@@ -132,8 +132,10 @@ def main() -> None:
     cells = []
     for run in args.runs:
         place = args.out / "recovery" / f"{run.name}.json"
-        if not place.is_file():
-            write_json(place, audited(run, args.suite, wanted, Console()))
+        asked = {"suite": args.suite, "attacks": list(wanted) if wanted else None}
+        stored = json.loads(place.read_text()) if place.is_file() else {}
+        if any(stored.get(k, "") != v for k, v in asked.items()):
+            write_json(place, audited(run, args.suite, wanted, Console()) | asked)
         cells.append(json.loads(place.read_text()))
         write_text(args.out / "recovery.md", markdown(cells, args.suite))
 

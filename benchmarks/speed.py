@@ -22,7 +22,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from naive import Item, NPOStep, greedy, log_probs
 
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.data.benchmarks.tofu import Tofu
 from efface.engine.settings import Select, TrainSettings
 from efface.metrics.base import METRICS, Tables, compute

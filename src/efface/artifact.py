@@ -208,6 +208,6 @@ class LoRA(Artifact):
         with torch.no_grad():
             for name, p in model.module.named_parameters():
                 if name in self.tensors:
-                    scale = strength if ".lora_B." in name else 1.0
+                    scale = strength if ".lora_B." in name or ".lora_embedding_B." in name else 1.0
                     p.copy_(self.tensors[name].to(p.device) * scale)
         model.module.eval()

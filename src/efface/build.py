@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from efface.data.rows import Bundle, Rows, digest_rows
+from efface.engine.distribution import world
+from efface.errors import NeedsError
 from efface.models.base import ModelAdapter
 from efface.models.cachedir import cache_root, publish
 from efface.models.open import open_model
@@ -22,19 +24,35 @@ RECIPE_VERSION = 1  # raised when the same settings would no longer give the sam
 
 @dataclass(frozen=True)
 class Made:
-    """A model on disk. ``origin`` says where it came from; ``key`` names what it was made from."""
+    """A model on disk. ``origin`` says where it came from; ``key`` names what it was made from; ``revision`` is the
+    hub's commit or the hash of the GGUF file, where there is one."""
 
     folder: Path
     origin: str
     key: str
     built: bool = False
     summary: dict[str, Any] | None = None
+    revision: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """What the provenance of a run says of it."""
+        known = {"origin": self.origin, "key": self.key, "made": self.summary}
+        return known | ({"revision": self.revision} if self.revision else {})
 
     def open(self, model: ModelSpec) -> ModelAdapter:
         """Load it."""
         return open_model(
             self.folder, template=model.template, compute=model.compute, device=model.device, context=model.context
         )
+
+
+def base_is_target(spec: RunSpec) -> bool:
+    """Whether the "base" model is the very one to be unlearned: no target is named, or the target is its folder. Then
+    nothing is at hand that never saw the forget rows."""
+    target = spec.target
+    if target.kind == "folder" and target.path:
+        return Path(target.path).expanduser().resolve() == Path(spec.model.name).expanduser().resolve()
+    return target.kind == "none"
 
 
 def base(spec: RunSpec, data: Bundle, progress: Progress = SILENT) -> Made:
@@ -45,7 +63,7 @@ def base(spec: RunSpec, data: Bundle, progress: Progress = SILENT) -> Made:
     from efface.models.sources import resolve
 
     found = resolve(name, progress=progress)
-    return Made(found.folder, found.origin, found.sha256)
+    return Made(found.folder, found.origin, found.sha256, revision=found.revision)
 
 
 def made(
@@ -105,6 +123,12 @@ def trained(
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     folder, work = cache_root() / "models" / key[:32], cache_root() / "work" / key[:32]
     built = not folder.is_dir()
+    if built and world()[1] > 1:  # they would wait for the lock and for each other's gradients
+        raise NeedsError(
+            "models.one-process",
+            f"The {label} model is not in the cache, and several processes cannot build it together.",
+            "make it first with one process, e.g. run the same command without a launcher, or name a folder.",
+        )
 
     def make(empty: Path) -> None:
         from efface.engine.finetune import fit

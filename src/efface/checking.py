@@ -9,7 +9,7 @@ from typing import Any
 from efface.attacks.base import ATTACKS
 from efface.audit import planning
 from efface.audit.measure import pairs
-from efface.audit.store import ROLE_TEXT
+from efface.audit.roles import ROLE_TEXT
 from efface.data.rows import Bundle
 from efface.estimating import attack_minutes, memory_gib, parameters, training_seconds
 from efface.refusing import check_unlearned, method_for, refuse_early
@@ -55,9 +55,10 @@ def not_computed(roles: Set[str], data: Bundle, suite: Suite) -> Iterator[str]:
     """One line for each metric and attack that the models at hand and the data rule out."""
     for metric, rows in pairs(suite):
         for need in metric.bound_needs(rows):
-            if need.role not in ("subject", *roles):
-                yield f"{metric.name}: {ROLE_TEXT.get(need.role, need.role)}"
-            elif need.kind != "weight" and not data.eval.get(need.rows):
+            lacking = next((role for role in (need.role, *need.others) if role not in ("subject", *roles)), None)
+            if lacking is not None:
+                yield f"{metric.name}: {ROLE_TEXT.get(lacking, lacking)}"
+            elif need.rows and not data.eval.get(need.rows):  # the weight pass and the harness read no rows of ours
                 yield f"{metric.name} on {rows}: the data has no {need.rows} rows"
     for entry in suite.attacks:
         attack = ATTACKS.get(entry.name)(**entry.settings)

@@ -13,26 +13,36 @@ KINDS = {"method": "methods", "metric": "metrics", "attack": "attacks", "rule": 
 
 
 def describe_component(name: str) -> dict[str, Any]:
-    """Search every registry, then the suites; an unknown name is an error that names the nearest one."""
+    """Everything called ``name``, in every registry and among the suites: the first found, the others under ``also``.
+    An unknown name is an error that names the nearest one."""
     from efface import api, suites
 
     known: list[str] = []
+    found: list[dict[str, Any]] = []
     for kind, plural in KINDS.items():
         registry = api.registry(plural)
         known += registry.names()
         if name in registry.names():
-            return _component(kind, name, registry.get(name))
+            found.append(_component(kind, name, registry.get(name)))
     if name in suites.names():
-        suite = suites.load(name)
-        return {
-            "name": name,
-            "kind": "suite",
-            "file": f"efface/suites/{name}.yaml",
-            "card": {"title": suite.about},
-            "settings": [],
-            "facts": suite.model_dump(mode="json", exclude={"name", "about"}),
-        }
-    raise SpecError("show.unknown", f"Nothing is called {name!r}.", nearest(name, [*known, *suites.names()]))
+        found.append(_suite(name))
+    if not found:
+        raise SpecError("show.unknown", f"Nothing is called {name!r}.", nearest(name, [*known, *suites.names()]))
+    return found[0] | ({"also": found[1:]} if len(found) > 1 else {})
+
+
+def _suite(name: str) -> dict[str, Any]:
+    from efface import suites
+
+    suite = suites.load(name)
+    return {
+        "name": name,
+        "kind": "suite",
+        "file": f"efface/suites/{name}.yaml",
+        "card": {"title": suite.about},
+        "settings": [],
+        "facts": suite.model_dump(mode="json", exclude={"name", "about"}),
+    }
 
 
 def _component(kind: str, name: str, item: Any) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from typing import Any
 
 from efface.audit.planning import Planned
 from efface.data.rows import Bundle
+from efface.errors import ModelError
+from efface.models.folder_check import AGAIN
 from efface.spec import RunSpec
 
 KNOWN_SIZES = {"smollm2-135m": 134_500_000, "tiny": 1_500_000, "cnn": 70_000}
@@ -32,16 +34,21 @@ def parameters(spec: RunSpec) -> int | None:
     """Parameter count of the base model, from safetensors headers where it is a folder; None if unknown."""
     if spec.model.name in KNOWN_SIZES:
         return KNOWN_SIZES[spec.model.name]
-    folder = Path(spec.model.name)
+    folder = Path(spec.model.name).expanduser()
     if not folder.is_dir():
         return None
-    from safetensors import safe_open
+    return sum(_parameters_in(file) for file in folder.glob("*.safetensors")) or None
 
-    total = 0
-    for file in folder.glob("*.safetensors"):
+
+def _parameters_in(file: Path) -> int:
+    from safetensors import SafetensorError, safe_open
+
+    try:
         with safe_open(file, framework="np") as tensors:
-            total += sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())
-    return total or None
+            return sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())
+    except (SafetensorError, OSError) as error:
+        why = str(error).splitlines()[0]
+        raise ModelError("model.broken", f"{file} cannot be read: {why}", AGAIN) from None
 
 
 def memory_gib(size: int | None) -> float | None:

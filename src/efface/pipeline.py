@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from efface.artifact import Artifact, Edit, LoRA, Weights
 from efface.audit import audit as auditing
 from efface.build import Made
 from efface.models.base import ModelAdapter
+from efface.models.folders import content_sha256
 from efface.progress import SILENT, Progress
 from efface.running import Run, running
 from efface.runs import provenance
@@ -42,7 +44,7 @@ def unlearn(resolved: Resolved, progress: Progress = SILENT) -> Path:
         with run.stage("unlearn"):
             training = _unlearn(run, method, start, target)
             shutil.rmtree(run.checkpoints, ignore_errors=True)
-        made = {"target": target, **references, "base": start if target is not start else None}
+        made = {"target": target, **references, "base": None if build.base_is_target(spec) else start}
         return _finish(run, made, lambda: open_unlearned(run.folder / "model", target, resolved), training)
 
 
@@ -52,8 +54,10 @@ def audit(unlearned: Path, resolved: Resolved, progress: Progress = SILENT) -> P
     threads(spec)
     data, request, suite = refusing.refuse_early(spec)
     refusing.check_unlearned(unlearned, spec, data)
-    with running(resolved, data, request, suite, "audit", progress) as run:
-        made = {role: build.made(role, spec, data, Made(unlearned, "folder", ""), progress) for role in SOURCES}
+    content = content_sha256(unlearned)
+    key = hashlib.sha256(f"audit {content} {resolved.hash}".encode()).hexdigest()  # the spec does not name the model
+    with running(resolved, data, request, suite, "audit", progress, key) as run:
+        made = {role: build.made(role, spec, data, Made(unlearned, "folder", content), progress) for role in SOURCES}
         return _finish(run, made, lambda: open_unlearned(unlearned, made["target"], resolved), {})
 
 
@@ -88,7 +92,7 @@ def _unlearn(run: Run, method: Method, start: Made, target: Made) -> dict[str, A
         run.data.train.get("retain", ()),
         spec.train,
         spec.seed,
-        base=lambda: start.open(spec.model),
+        base=None if build.base_is_target(spec) else lambda: start.open(spec.model),
         progress=run.progress,
         checkpoints=run.checkpoints,
         log=run.record.training_log("unlearn"),
@@ -159,6 +163,8 @@ def _finish(
     spec = run.resolved.spec
     there = {role: m for role, m in made.items() if m}
     with run.stage("audit"):
+        for left in (run.folder / name for name in ("attacks", "tables", "samples")):
+            shutil.rmtree(left, ignore_errors=True)  # of an earlier try, which may have had other attacks or sets
         result = auditing.run(spec, run.data, there, unlearned, run.folder, run.progress)
     about = {"name": run.data.name, "sha256": run.data.digest(), **run.data.facts}
     with run.stage("record"):
@@ -168,7 +174,7 @@ def _finish(
             run.folder / "provenance.json",
             provenance.collect(
                 seeds={"run": spec.seed},
-                models={r: {"origin": m.origin, "key": m.key, "made": m.summary} for r, m in there.items()},
+                models={r: m.to_json() for r, m in there.items()},
                 fingerprints=result.fingerprints,
                 data=run.privacy.values(about) if run.privacy else about,
             ),

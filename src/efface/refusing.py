@@ -9,6 +9,7 @@ from typing import Any
 from efface import suites
 from efface.attacks.base import ATTACKS
 from efface.audit.measure import pairs
+from efface.build import base_is_target
 from efface.data.benchmarks.base import BENCHMARKS
 from efface.data.rows import Bundle
 from efface.engine.rules.base import RULES
@@ -38,12 +39,16 @@ def method_for(spec: RunSpec, data: Bundle) -> Method:
     method = METHODS.get(spec.method.name)(**spec.method.settings)
     model: Any = _NotLoaded({"image": "classifier"}.get(data.modality, "causal_lm"))
     context = Context(
-        model, data.train.get("forget", ()), data.train.get("retain", ()), spec.train, spec.seed, base=lambda: model
+        model,
+        data.train.get("forget", ()),
+        data.train.get("retain", ()),
+        spec.train,
+        spec.seed,
+        base=None if base_is_target(spec) else lambda: model,
     )
     with suppress(_NeedsModel):  # what comes after that is looked at again when the model is there
         method.check(context)
-    rule = spec.train.rule if spec.train.rule != "sum" else getattr(method, "update_rule", "sum")
-    RULES.get(rule)(**spec.train.rule_settings)
+    RULES.get(spec.train.rule or getattr(method, "update_rule", "sum"))(**spec.train.rule_settings)
     return method
 
 
@@ -133,6 +138,12 @@ def _check_sources(spec: RunSpec, data: Bundle) -> None:
             "reference.no-training",
             f"The second reference is trained as the first one is, and reference.kind is {spec.reference.kind}.",
             "set reference_2.kind to folder (with reference_2.path) or to none.",
+        )
+    if spec.reference.kind == "train" and base_is_target(spec):
+        raise NeedsError(
+            "reference.base-knows",
+            "A reference is trained from a model that never saw the forget rows, and the only one named is the target.",
+            "name the model before fine-tuning with model.name, or set reference.kind to none (or to folder).",
         )
     if spec.reference.kind == "train" and not len(data.train.get("retain", ())):
         raise NeedsError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -140,20 +139,6 @@ class ForgetRequest(Settings):
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` reads them back. What was left at its default is left out."""
         return {"id": self.id, "modality": self.modality, **self.model_dump(mode="json", exclude_defaults=True)}
-
-    def save(self, path: str | Path) -> None:
-        """Write the request whole or not at all. Relative paths become absolute when the folder is another one."""
-        file, values = Path(path), self.to_json()
-        if file.parent.resolve() != self._folder.resolve():
-            for name in REFERENCES:
-                if values.get(name, {}).get("path"):
-                    values[name]["path"] = str(getattr(self, name).file(self._folder).resolve())
-        draft = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            draft.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(draft, file)
-        finally:
-            draft.unlink(missing_ok=True)
 
     def digest(self) -> str:
         """Content hash (hex) of the request itself."""

@@ -57,21 +57,29 @@ class Run:
 
 @contextmanager
 def running(
-    resolved: Resolved, data: Bundle, request: ForgetRequest, suite: Suite, name: str, progress: Progress
+    resolved: Resolved,
+    data: Bundle,
+    request: ForgetRequest,
+    suite: Suite,
+    name: str,
+    progress: Progress,
+    key: str = "",
 ) -> Iterator[Run]:
-    """The unfinished run of the same spec and request, or a new one; no other process can have it meanwhile.
+    """The unfinished run of the same ``key`` and request, or a new one; no other process can have it meanwhile.
+
+    ``key`` is a hash (hex) of what is to be done; "" takes the spec's own, which says all of an unlearning.
 
     When the user has to fix something (an ``EffaceError`` with exit code 1) before anything was unlearned, a new run
     directory is removed again. Anything else leaves a run that the same command goes on with.
     """
     privacy = for_run(data, keep_text=resolved.spec.keep_text)
-    concealed = privacy.values(request.to_json()) if privacy else request.to_json()
-    record, fresh = _claim(resolved, concealed, name)
+    asked = recorded(request, suite, privacy)
+    record, fresh = _claim(resolved, asked["request.json"], name, key or resolved.hash)
     folder = record.run.path
     try:
         write_text(folder / "spec.yaml", resolved.to_yaml())
-        write_json(folder / "request.json", concealed)
-        write_json(folder / "suite.json", suite.model_dump(mode="json"))
+        for file, values in asked.items():
+            write_json(folder / file, values)
         yield Run(resolved, data, folder, record, progress, privacy)
     except EffaceError as error:
         if fresh and error.exit_code == 1 and not (folder / "model").exists():
@@ -81,14 +89,21 @@ def running(
         record.close()
 
 
-def _claim(resolved: Resolved, request: dict[str, Any], name: str) -> tuple[RunRecord, bool]:
+def recorded(request: ForgetRequest, suite: Suite, privacy: Privacy | None) -> dict[str, Any]:
+    """{file: values} of what a run is asked, as its directory holds it: a request names rows and people, and settings
+    of a suite's attacks may quote them."""
+    asked = {"request.json": request.to_json(), "suite.json": suite.model_dump(mode="json")}
+    return {file: privacy.values(values) for file, values in asked.items()} if privacy else asked
+
+
+def _claim(resolved: Resolved, request: dict[str, Any], name: str, key: str) -> tuple[RunRecord, bool]:
     """(record, whether its directory is new). Another process may take a directory between looking and locking."""
     root = Path(resolved.spec.out)
     while True:
-        found = RunDir.find_resumable(root, resolved.hash)
+        found = RunDir.find_resumable(root, key)
         if found is not None and not _same_request(found, request):
             found = None
-        folder = found or RunDir.create(root, method=name, model=resolved.spec.model.name, spec_hash=resolved.hash)
+        folder = found or RunDir.create(root, method=name, model=resolved.spec.model.name, spec_hash=key)
         try:
             return RunRecord(folder), found is None
         except RecordError as error:

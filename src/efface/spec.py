@@ -19,6 +19,7 @@ from efface import suites
 from efface.engine.settings import TrainSettings
 from efface.errors import SpecError
 from efface.merging import leaves, merge, merge_into, nested
+from efface.plain_yaml import BadYaml, parse_plain, read_plain
 from efface.recipes import recipe
 from efface.settings import Settings, parse, setting
 
@@ -141,16 +142,26 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Resolved:
     given = merge(layers)
     model = _text(given, "model", "name", "tiny")
     method = _text(given, "method", "name", "npo")
-    benchmark = _text(given, "data", "benchmark", "people")
+    asked = _asked_by_suite(given)
+    benchmark = _text(merge([*asked, *layers]), "data", "benchmark", "people")
     recipes = [
         (f"recipe {name}/{section}", values)
         for name, (section, values) in ((n, recipe(n, model, benchmark)) for n in ("models", method))
         if values
     ]
-    layers = (*recipes, *_fitting_suite(given, benchmark), *_published(benchmark), *layers)
+    layers = (*recipes, *asked, *_fitting_suite(given, benchmark), *_published(benchmark), *layers)
     spec: RunSpec = parse(RunSpec, merge(layers), "")
     origins = {path: origin for origin, layer in layers for path in leaves(layer)}
     return Resolved(spec, origins)
+
+
+def _asked_by_suite(given: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The rows that the suite is made for, where the user names a suite and no data."""
+    name = _text(given, "audit", "suite", "")
+    if not name or given.get("request") or _text(given, "data", "benchmark", ""):
+        return []
+    benchmark = suites.load(name).benchmark
+    return [(f"suite {name}", {"data": {"benchmark": benchmark}})] if benchmark else []
 
 
 def _fitting_suite(given: Mapping[str, Any], benchmark: str) -> list[tuple[str, dict[str, Any]]]:
@@ -176,16 +187,16 @@ def load(path: Path) -> dict[str, Any]:
             "spec.missing-file", f"There is no spec file {path}.", "check the path, or start from `efface new spec`."
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(
-            "spec.bad-yaml", f"{path} is not readable YAML: {str(error).splitlines()[0]}.", "fix the line named above."
-        ) from None
+        values = read_plain(path)
+    except BadYaml as error:
+        raise SpecError("spec.bad-yaml", f"{path} is not readable YAML: {error}.", "fix what is named above.") from None
+    if isinstance(values, dict) and set(values) == {"spec", "origins", "hash"}:
+        values = values["spec"]
     if not isinstance(values, dict):
         raise SpecError(
             "spec.bad-yaml", f"{path} does not hold a mapping.", "write keys such as `method:` at the top level."
         )
-    return values["spec"] if set(values) == {"spec", "origins", "hash"} else values
+    return values
 
 
 def parse_spec(values: Mapping[str, Any]) -> RunSpec:
@@ -217,11 +228,11 @@ def _value(text: str, pair: str) -> Any:
     if NUMBER.fullmatch(text.strip()):
         return float(text)
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_plain(text)
+    except BadYaml as error:
         raise SpecError(
             "spec.bad-set",
-            f"--set {pair!r}: the value is not readable YAML.",
+            f"--set {pair[:200]!r}: the value is not readable YAML ({error}).",
             "put it in quotes, e.g. --set 'a.b=\"text\"'.",
         ) from None
 

@@ -104,6 +104,34 @@ def test_show(name: str, cli) -> None:
     assert code == 0 and data["name"] == name and data["card"]["title"] and data["file"].startswith("efface/")
 
 
+def test_show_tells_of_everything_with_that_name(cli) -> None:
+    """tofu is a benchmark and a suite."""
+    code, out, _ = cli("show", "tofu")
+    assert code == 0 and "tofu (benchmark)" in out and "tofu (suite)" in out
+    assert [one["kind"] for one in json.loads(cli("show", "tofu", "--json")[1])["also"]] == ["suite"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--methods", "npo"],
+        ["--model", "tiny"],
+        ["--benchmark", "tofu"],
+        ["--split", "forget01"],
+        ["--spec", "x.yaml"],
+        ["--set", "seed=1"],
+        ["--out", "elsewhere"],
+        ["--budget", "equal"],
+        ["--tau", "0.9"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_bench_refuses_what_it_would_not_use(words: list[str], cli) -> None:
+    for what in ("metrics", "attacks"):
+        code, out, _ = cli("bench", what, "--dry-run", "--json", *words)
+        assert code == 1 and json.loads(out)["error"] == "bench.unused-option" and words[0] in json.loads(out)["cause"]
+
+
 def test_check_and_dry_run_write_nothing(cli, tmp_path: Path) -> None:
     code, out, _ = cli("check", "--model", "tiny", "--json", *SMALL)
     plan = json.loads(out)
@@ -125,6 +153,28 @@ def test_check_says_early_what_will_not_be_computed(cli) -> None:
         and any(t.startswith("forget_quality") for t in told)
         and any(t.startswith("attack relearn") for t in told)
     )
+
+
+def report_of(folder: Path) -> str:
+    return (folder / "report.html").read_text()
+
+
+def test_the_audited_folder_is_the_model(cli, run: Path, tmp_path: Path) -> None:
+    """Cost is that of the folder, not of the tiny model; of an artifact that of its target; a name that is set wins."""
+    from efface.build import base
+    from efface.loading import load_data
+    from efface.spec import load, parse_spec
+
+    spec = parse_spec(load(run / "spec.yaml"))
+    start = base(spec, load_data(spec)[0]).folder
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "artifact.json").write_text("{}")
+    for words in ([str(start)], [str(tmp_path / "own"), "--target", str(start)]):
+        code, out, err = cli("audit", *words, "--dry-run", "--json")
+        plan = json.loads(out)
+        assert code == 0 and plan["model"] == str(start) and 0 < plan["parameters"] < 1_500_000, err
+    code, out, _ = cli("audit", str(start), "--dry-run", "--json", "--set", "model.name=tiny")
+    assert json.loads(out)["model"] == "tiny"
 
 
 def test_audit_of_folders_exits_3_when_knowledge_is_there(run: Path, cli, tmp_path: Path) -> None:
@@ -166,6 +216,9 @@ def test_audit_of_folders_exits_3_when_knowledge_is_there(run: Path, cli, tmp_pa
     )
     assert code == 3, err
     assert json.loads(out)["conclusion"]["label"] == "retained"
+    folder = Path(json.loads(out)["run"])
+    assert models["target"].name[:8] in folder.name and str(models["target"].parent) not in report_of(folder)
+    assert f"Audit of {models['target'].name}" in report_of(folder) and "_tiny_" not in folder.name
     code, out, err = cli("audit", str(run / "model"), "--target", str(models["target"]), *plain)
     assert code == 0 and json.loads(out)["conclusion"]["label"] == "inconclusive", err
     quality = [

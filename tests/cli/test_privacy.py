@@ -8,10 +8,26 @@ from pathlib import Path
 
 import pyarrow.feather as feather
 
+from efface.audit.rederive import verify_run
 from efface.data.benchmarks.people import People
+from efface.runs import manifest
+from efface.runs.files import write_json
 from tests.cli.conftest import SMALL
 
 ASKED = {"people": 8, "world_facts": False, "everyday": False}
+
+
+def lower(data: dict) -> None:
+    """The unlearned model's ROUGE on the forget set, which reads answers, says less."""
+    for score in data["scores"]:
+        if (score["role"], score["name"], score["rows"]) == ("unlearned", "rouge", "forget"):
+            score.update(value=score["value"] / 2, low=score["low"] / 2)
+
+
+FORGED = {
+    "scores.json": lower,
+    "conclusion.json": lambda data: data.update(label="erased" if data["label"] != "erased" else "concealed"),
+}
 
 
 def contents(run: Path) -> Iterable[tuple[str, str]]:
@@ -55,5 +71,14 @@ def test_a_run_without_text_names_nobody(cli, run: Path, tmp_path: Path) -> None
     code, out, _ = cli("verify", str(quiet), "--json")
     checked = json.loads(out)
     assert code == 0 and checked["findings"] == [] and checked["rederived"] > 40 and checked["not_rederived"] > 0
+    assert checked["conclusion"] == "derived again"
+    for name, change in FORGED.items():  # a mean whose text is concealed must be that of its rows
+        data = json.loads((quiet / name).read_text())
+        before = json.dumps(data)
+        change(data)
+        write_json(quiet / name, data)
+        manifest.write(quiet)
+        assert verify_run(quiet)["findings"], name
+        write_json(quiet / name, json.loads(before))
     samples = (quiet / "samples" / "target.jsonl").read_text()
     assert "hmac-sha256:" in samples and "[hidden:" in samples

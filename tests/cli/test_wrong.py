@@ -198,7 +198,7 @@ def test_long_rows_are_counted_not_cut(run: Path, cli, tmp_path: Path) -> None:
     assert code == 0, err
     folder = Path(json.loads(out)["run"])
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    assert [(e["count"], e["first"]) for e in events if e["event"] == "rows-left-out"] == [(1, "long")]
+    assert [(e["count"], e["first"]) for e in events if e["event"] == "rows-left-out"] == [(1, 3)]
     scores = {(s["role"], s["name"], s["rows"]): s for s in json.loads((folder / "scores.json").read_text())["scores"]}
     assert (
         scores["unlearned", "probability", "forget"]["unscored"] == 1

@@ -71,32 +71,34 @@ def make(
     )
     record = RunRecord(run)
     rows = list(_rows(seed, shift, roles))
-    with record.stage("unlearn"):
-        write_json(run.training, training(method))
-    with record.stage("audit"):
-        write_json(
-            run.scores,
-            {
-                "schema": 1,
-                "suite": "people",
-                "suite_version": suite_version,
-                "n_forget": 24,
-                "notes": [],
-                "roles": {r: {} for r in roles},
-                "sets": {"forget": 24, "retain": 24, "neighbour": 12, "world_facts": 20},
-                "scores": _scores(rows, roles),
-            },
+    record.event("stage-started", stage="unlearn")
+    write_json(run.training, training(method))
+    record.event("stage-done", stage="unlearn", seconds=0.0)
+    record.event("stage-started", stage="audit")
+    write_json(
+        run.scores,
+        {
+            "schema": 1,
+            "suite": "people",
+            "suite_version": suite_version,
+            "n_forget": 24,
+            "notes": [],
+            "roles": {r: {} for r in roles},
+            "sets": {"forget": 24, "retain": 24, "neighbour": 12, "world_facts": 20},
+            "scores": _scores(rows, roles),
+        },
+    )
+    write_json(run.rows, {"schema": 1, "rows": _per_row(rows)})
+    for role in roles:
+        write_sample_rows(
+            run.sample(role), _samples(rows, role, texts or {}), privacy=None if keep_text else Privacy(KEY)
         )
-        write_json(run.rows, {"schema": 1, "rows": _per_row(rows)})
-        for role in roles:
-            write_sample_rows(
-                run.sample(role), _samples(rows, role, texts or {}), privacy=None if keep_text else Privacy(KEY)
-            )
-        for curve in curves() if attacks else ():
-            headline = curve["metric"] == "probability" and curve["rows"] == "forget"
-            name = "curve.json" if headline else f"curve-{curve['metric']}.{curve['rows']}.json"
-            write_json(run.curve(curve["attack"]).with_name(name), curve)
-        write_json(run.conclusion, CONCLUSION)
+    for curve in curves() if attacks else ():
+        headline = curve["metric"] == "probability" and curve["rows"] == "forget"
+        name = "curve.json" if headline else f"curve-{curve['metric']}.{curve['rows']}.json"
+        write_json(run.curve(curve["attack"]).with_name(name), curve)
+    write_json(run.conclusion, CONCLUSION)
+    record.event("stage-done", stage="audit", seconds=0.0)
     write_json(run.provenance, PROVENANCE)
     if complete:
         from efface.report import write_reports

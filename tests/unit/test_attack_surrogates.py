@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from efface.attacks import surrogates
 from efface.attacks.base import ATTACKS, AttackContext
 from efface.audit.attacks import Runner
 from efface.audit.consistency import of_curve
-from efface.audit.store import PassSettings, Role
+from efface.audit.roles import PassSettings, Role
 from efface.errors import NeedsError
 from efface.suites import AttackEntry, load
 from efface.testing.bench import Bench, bench
@@ -52,6 +53,9 @@ def test_data_without_surrogates(lm: Bench) -> None:
     data = replace(lm.data, eval={"forget": bare}, world=None)
     assert ATTACKS.get("surrogates")().check(data) == "no row has a surrogate"
     assert ATTACKS.get("surrogates")(kinds=("drawn",)).check(data) == ""
+    timed = {"drawn": {"seconds": 5.0}}
+    assert "drawn.rounds" in ATTACKS.get("surrogates")(kinds=("drawn",), **timed).check(data)
+    assert ATTACKS.get("surrogates")(**timed).check(lm.data) == ""
 
 
 def test_drawn_surrogates_keep_their_row(lm: Bench) -> None:
@@ -80,3 +84,27 @@ def test_metrics_are_compared_on_rows_and_surrogates(lm: Bench) -> None:
     result.curves["unlearned"].points[1] = result.curves["target"].points[1]
     (fooled,) = of_curve(result, ["probability"], seed=0, resamples=100)
     assert fooled.evidence["flag"] and abs(fooled.share) < 1e-9 and "sentences more than facts" in fooled.says
+
+
+def test_surrogates_are_chosen_once_for_all_models(lm: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three roles and two kinds, one filter, made with the second reference; another seed or model makes a new one."""
+    made = []
+
+    class Counted(surrogates.Filter):
+        def __init__(self, knows, naive, *rest):
+            made.append(naive)
+            super().__init__(knows, naive, *rest)
+
+    monkeypatch.setattr(surrogates, "Filter", Counted)
+    second = lm.model("reference")
+    roles = {name: Role(lambda n=name: lm.model(n)) for name in ("target", "reference")}
+    roles |= {"reference_2": Role(lambda: second), "unlearned": Role(lambda: lm.model("target"))}
+    suite = load("people").model_copy(update={"attack_metrics": ["probability"]})
+    runner = Runner(roles, lm.data, suite, PassSettings(24), seed=0, resamples=20, cache=None)
+    result = runner.run(AttackEntry(name="surrogates", settings={"kinds": ["paraphrase", "reversed"]}))
+    assert set(result.curves) == {"unlearned", "reference", "target"} and len(made) == 1
+    assert made[0] is second
+    attack, first = ATTACKS.get("surrogates")(kinds=("paraphrase",)), context(lm)
+    for given, filters in ((first, 2), (context(lm), 2), (replace(first, seed=1), 3), (context(lm, naive="base"), 4)):
+        next(attack.points(given))
+        assert len(made) == filters

@@ -213,6 +213,11 @@ def test_steering_says_why_it_cannot_run(lm: Bench) -> None:
     assert Steer(layer=1).check(single) == "" and len(Steer(layer=1).measured(single)["forget"]) == len(one)
 
 
+def test_steering_refuses_a_layer_there_is_not(lm: Bench) -> None:
+    with pytest.raises(NeedsError, match="attack.no-layer"):
+        next(Steer(layer=3).points(AttackContext(lm.model("target"), lm.data)))
+
+
 def test_lead_in_comes_first_and_alone(lm: Bench) -> None:
     budgets = [b for b, _ in curve(Steer(coefficients=(1.0,), layer=1, lead_in=True), lm.model("target"), lm)]
     assert budgets == [{"coefficient": 0.0, "lead_in": 1.0}, {"coefficient": 1.0, "lead_in": 1.0}]
@@ -323,3 +328,17 @@ def test_patching_refuses_another_prompt(lm: Bench) -> None:
 def test_prices_rise_with_the_rows(name: str, lm: Bench) -> None:
     half = replace(lm.data, eval={**lm.data.eval, "forget": [r for i, r in enumerate(lm.data.eval["forget"]) if i % 2]})
     assert 0 < ATTACKS.get(name)().forwards(half) < ATTACKS.get(name)().forwards(lm.data)
+
+
+KEEPING = [Steer(layer=1, lead_in=True), Orthogonalise(), EarlyExit(), Patch()]
+
+
+@pytest.mark.parametrize("attack", KEEPING, ids=lambda a: a.name)
+def test_what_lies_around_a_model_stays_there(lm: Bench, attack) -> None:
+    """A push at block 1 and ids behind the question, put there before the attack, are there at every point."""
+    push = StateEdit(1, "add", torch.randn(64, generator=torch.Generator().manual_seed(0)))
+    model = lm.model("target").tampered(Tampering(suffix={"": (5, 6)}, edits=(push,)))
+    original = lm.model("target").tampered(Tampering(suffix={"": (5, 6)}))
+    points = list(attack.points(AttackContext(model, lm.data, original=lambda: original)))
+    assert points and all(p.adapter.tampering.edits[0] is push for p in points)
+    assert all(p.adapter.tampering.suffix == {"": (5, 6)} for p in points)

@@ -7,16 +7,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from efface.attacks import quantise
 from efface.attacks.base import AttackContext
 from efface.attacks.calibrated import ALPHAS, Inputs, awq, gptq
+from efface.attacks.layer_inputs import read_inputs
 from efface.attacks.round_weights import RoundWeights
 from efface.engine.settings import Select, TrainSettings
 from efface.errors import NeedsError
 from efface.methods.base import Context
 from efface.methods.general.grad_diff import GradDiff
+from efface.models.causal_lm import CausalLM
 from efface.models.rounding import round_tensor, roundable
+from efface.models.sharing import shared_start
 from efface.testing.battery import digest, mean_log_prob
 from efface.testing.bench import bench
 from efface.testing.buckets import NF4, InsideBuckets, bounds, levels
@@ -165,6 +169,48 @@ def test_calibration_is_for_language_models() -> None:
     image = bench("image")
     with pytest.raises(NeedsError, match="language"):
         next(RoundWeights(calibrate="gptq").points(AttackContext(image.model("target"), image.data)))
+
+
+def test_inputs_are_read_at_real_places_only(b) -> None:
+    """Rows with answers whose prompts share a start, against one plain forward per row: no padding, no
+    position 0, and the shared start counts for every row."""
+    start = "Read this with care and answer in one short sentence, as you were told before. "
+    model = b.model("target")
+    rows = [replace(r, prompt=start + r.prompt) for r in b.data.train["retain"] if r.prompt][:8]
+    layer, caught = model.blocks[1].mlp.down_proj, Inputs.none(model.blocks[1].mlp.down_proj.in_features, model.device)
+    batch = model.collate([model.encode(r) for r in rows], range(len(rows)))
+    assert shared_start(model, batch, batch.inputs) and not batch.inputs["attention_mask"].all()
+    handle = layer.register_forward_pre_hook(lambda module, args: caught.add(args[0][0, 1:].detach()))
+    for row in rows:
+        text = model.encode(row).payload
+        with torch.no_grad():
+            model.module(torch.tensor([[*text.prompt, *text.branches[0][:-1]]]))
+    handle.remove()
+    found = Inputs.none(layer.in_features, model.device)
+    read_inputs(model, rows, {"x": layer}, lambda name, x: found.add(x), depth=2)
+    assert found.count == caught.count and torch.allclose(found.products, caught.products, rtol=1e-3, atol=1e-3)
+
+
+def old_fashioned(b) -> CausalLM:
+    """GPT-2: matrices are Conv1D and not Linear, positions have an embedding of their own."""
+    tokenizer = b.model("target").tokenizer
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128}
+    return CausalLM(GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes)), tokenizer)
+
+
+def test_embeddings_of_positions_are_not_rounded(b) -> None:
+    model = old_fashioned(b)
+    names = set(roundable(model))
+    assert "transformer.wpe.weight" in dict(model.module.named_parameters())
+    assert names == {f"transformer.h.{i}.{part}.weight" for i in (0, 1)
+                     for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}  # fmt: skip
+
+
+def test_a_model_without_linear_layers_is_not_quantised(b, monkeypatch) -> None:
+    """Refused, where it would have come back unchanged."""
+    monkeypatch.setattr(quantise, "find_spec", lambda name: object())
+    with pytest.raises(NeedsError, match=r"attack\.no-linear-layers"):
+        next(quantise.Quantise().points(context(b, old_fashioned(b))))
 
 
 # -- quantising with libraries

@@ -18,12 +18,13 @@ from efface.attacks.relearn import Relearn
 from efface.attacks.remove_guard import RemoveGuard
 from efface.attacks.training import worst_case
 from efface.audit.attacks import Runner
-from efface.audit.store import PassSettings, Role
+from efface.audit.roles import PassSettings, Role
 from efface.data.rows import Row
 from efface.engine.select import add_lora
 from efface.engine.settings import Select
 from efface.errors import DataError, NeedsError, RunFailed
 from efface.guards import Instruction, LogitBias
+from efface.models.causal_lm import CausalLM
 from efface.models.rounding import roundable
 from efface.passes.cache import fingerprint
 from efface.suites import AttackEntry, Suite
@@ -134,6 +135,12 @@ def test_rows_limit_is_the_attackers_budget(b) -> None:
     assert len(Relearn(data="benign", rows=5)._rows(b.data)) == 5
 
 
+def test_rows_of_a_file_are_spread_evenly_too(b, tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"id": "x{i}", "prompt": "What is {i}?", "answer": "A number."}}\n' for i in range(10)))
+    assert [r.id for r in Relearn(data="benign", path=str(path), rows=4)._rows(b.data)] == ["x0", "x2", "x5", "x7"]
+
+
 # -- relearning
 # -----------------------------------------------------------------------------------------------------------------
 def test_sweep_keeps_the_curve_of_the_worst_rate(b) -> None:
@@ -145,6 +152,26 @@ def test_sweep_keeps_the_curve_of_the_worst_rate(b) -> None:
     alone = [digest(p.adapter) for p in Relearn(lr=rate, steps=(2, 6)).points(context(b, b.model("reference")))]
     assert seen == [(rate, d) for d in alone]
     assert swept.forwards(b.data) > Relearn(lr=rate, steps=(2, 6)).forwards(b.data)
+
+
+def test_only_what_was_shown_counts_as_supplied(b, monkeypatch) -> None:
+    """Against the rows that went into a batch: part of them after one step, all after an epoch."""
+    shown: dict[str, int] = {}
+    collate, presented = CausalLM.collate, []
+
+    def watched(self, rows, index):
+        shown.update({r.row_id: r.labels for r in rows})
+        presented.append(len(rows))
+        return collate(self, rows, index)
+
+    monkeypatch.setattr(CausalLM, "collate", watched)
+    attack = Relearn(steps=(1, 9), batch_size=4)
+    seen = []
+    for point in attack.points(context(b)):
+        given = [point.supplied[name] for name in ("rows", "label_tokens", "row_presentations")]
+        assert given == [len(shown), sum(shown.values()), sum(presented)]
+        seen.append(len(shown))
+    assert seen == [4, len(attack._rows(b.data))] and seen[1] > 4
 
 
 class Scripted:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from page import Page
 
+from efface import suites
 from efface.audit.calibrate import CalibrateSettings, Calibration
 from efface.bench import BENCHES, bench_named, jobs, memory
 from efface.bench.budget import EQUAL, budgeted
@@ -19,10 +20,12 @@ from efface.bench.methods import methods
 from efface.bench.origins import settings_of
 from efface.bench.rows import robustness
 from efface.bench.table import over_seeds, table
-from efface.bench.task import Outcome, Task, calibration_file, do, read_calibration
+from efface.bench.task import Outcome, Task, calibration_file, do, finished, read_calibration
 from efface.errors import SpecError
+from efface.loading import load_data
 from efface.progress import SILENT
 from efface.report import leaderboard
+from efface.running import running
 from efface.runs.files import read_json
 from efface.runs.results import Curve
 from efface.spec import Resolved, resolve
@@ -299,6 +302,46 @@ def test_calibrations_are_kept_by_settings(done) -> None:
     other = Task(specs[0], place / "board", CalibrateSettings(tau=0.9))
     assert read_calibration(other) is None and calibration_file(other) != calibration_file(task)
     assert Task.from_json(task.to_json()) == task
+
+
+@pytest.fixture
+def complete(tmp_path: Path) -> tuple[Task, Path, Path, Path]:
+    """(task, its complete run, its suite file, its data file); nothing was trained."""
+    suite, data, request = (tmp_path / name for name in ("own.yaml", "rows.jsonl", "request.json"))
+    suite.write_text("name: own\nmetrics: {forget: [rouge]}\n")
+    data.write_text("".join(json.dumps({"prompt": f"Who is {n}?", "answer": n, "entity": n}) + "\n" for n in "abc"))
+    request.write_text(json.dumps({"id": "r", "entities": ["a"], "data": {"path": "rows.jsonl"}}))
+    audit = {"suite": str(suite), "resamples": 100}
+    one = spec_of("npo", out=str(tmp_path / "runs"), request=str(request), audit=audit)
+    return Task(one, tmp_path / "board", CalibrateSettings()), record_of(one), suite, data
+
+
+def record_of(one: Resolved) -> Path:
+    data, request = load_data(one.spec)
+    with running(one, data, request, suites.load(one.spec.audit.suite), "npo", SILENT) as run:
+        run.record.complete()
+    return run.folder
+
+
+def test_a_run_is_finished_for_its_rows_and_suite_alone(complete) -> None:
+    task, folder, suite, data = complete
+    assert finished(task.resolved) == folder
+    before = suite.read_text()
+    suite.write_text(before.replace("rouge", "probability"))
+    assert finished(task.resolved) is None
+    suite.write_text(before)
+    assert finished(task.resolved) == folder
+    data.write_text(data.read_text().replace("Who is b?", "Who was b?"))
+    assert finished(task.resolved) is None
+
+
+def test_a_run_that_is_done_again_is_calibrated_anew(complete) -> None:
+    task, folder, _, _ = complete
+    before = calibration_file(task)
+    assert before == calibration_file(task, folder)
+    (folder / "manifest.json").unlink()
+    record_of(task.resolved)
+    assert calibration_file(task) != before and finished(task.resolved) == folder
 
 
 def test_a_process_that_dies_is_a_failure(tmp_path: Path, monkeypatch) -> None:

@@ -8,9 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from efface.data.rows import Row
 from efface.models import blockwise
+from efface.models.causal_lm import CausalLM
 from efface.models.kernels import using_attention
 from efface.models.packing import tree_mask
+from efface.models.tiny import build_tokenizer
+from efface.testing.battery import outputs
 from efface.testing.bench import bench
 
 MODULE = SimpleNamespace(is_causal=True, num_key_value_groups=2)
@@ -57,3 +61,32 @@ def test_a_real_forward_takes_it_and_gives_the_same() -> None:
         with using_attention(model.hf, "sdpa"):
             whole = model.forward(batch).logits
     assert torch.allclose(mine, whole, atol=1e-4)
+
+
+def test_a_model_that_caps_its_scores_keeps_its_own_attention() -> None:
+    """Gemma 2 squashes attention scores (soft cap), which sdpa cannot: eager inside ``evaluating`` too, and the
+    log-probs of the plain forward, on a row of fewer and one of more than ``BLOCK`` tokens."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    word = "north south east west "
+    rows = [Row("short", "It is west.", "Which way?"), Row("long", word * 30 + "end.", "Say a lot.")]
+    tokenizer = build_tokenizer([text for row in rows for text in (row.prompt, row.answer)], vocab=300)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 16, "query_pre_attn_scalar": 1}
+    layout = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    torch.manual_seed(0)
+    config = Gemma2Config(vocab_size=len(tokenizer), attn_logit_softcapping=0.5, **sizes, **layout)
+    config._attn_implementation = "eager"
+    module = Gemma2ForCausalLM(config)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(8)  # scores large enough for the cap to tell
+    model = CausalLM(module, tokenizer, compute="fp32")
+    texts = [model.encode(row).payload for row in rows]
+    assert texts[0].longest < blockwise.BLOCK < texts[1].longest
+    with model.evaluating():
+        assert model.hf.config._attn_implementation == "eager"
+    for found, text in zip((outputs(model, [row])[0] for row in rows), texts, strict=True):
+        ids = torch.tensor([[*text.prompt, *text.branches[0]]])
+        with torch.no_grad():
+            lp = module.eval()(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        assert found == pytest.approx(lp[len(text.prompt) - 1 :].tolist(), abs=1e-4)

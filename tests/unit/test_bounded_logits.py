@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.data.rows import Row
 from efface.metrics.fade import cross_need
 from efface.passes import batching

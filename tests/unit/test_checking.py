@@ -6,8 +6,11 @@ import pytest
 
 from efface import api, estimating
 from efface.api import demo_spec
+from efface.checking import not_computed
+from efface.errors import ModelError
 from efface.estimating import attack_minutes, memory_gib, parameters, training_seconds
 from efface.loading import load_data
+from efface.suites import Suite
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +97,30 @@ def test_an_attack_without_its_control_costs_less_and_is_named() -> None:
     two, half = ({a["label"]: a["forwards"] for a in plan["attacks"]}["relearn_benign"] for plan in (both, one))
     assert half * 2 == two
     assert any(line.startswith("attack relearn_benign: excess") for line in one["not_computed"])
+
+
+def lacking(roles: set[str], *names: str, rows: str = "all") -> list[str]:
+    data = load_data(demo_spec().spec)[0]
+    return list(not_computed(roles, data, Suite(name="x", metrics={rows: list(names)})))
+
+
+def test_every_model_a_metric_reads_is_announced() -> None:
+    """Weight metrics compare with the target; FADE samples the reference too; the harness reads no rows of ours."""
+    target, reference = "there is no target model", "there is no reference model (retrained without the forget set)"
+    assert lacking({"unlearned"}, "weights_moved", "concept_cosine") == [
+        f"weights_moved: {target}",
+        f"concept_cosine: {target}",
+    ]
+    assert lacking({"unlearned", "target"}, "weights_moved", "concept_cosine", "harness:efface_trivia") == []
+    assert lacking({"unlearned", "target"}, "fade", rows="forget") == [f"fade: {reference}"]
+    assert lacking({"unlearned"}, "probability", rows="nowhere") == [
+        "probability on nowhere: the data has no nowhere rows"
+    ]
+
+
+def test_weights_that_were_cut_short_are_refused_by_name(tmp_path) -> None:
+    """``check`` counts parameters from the headers of the weights, which may be broken."""
+    (tmp_path / "model.safetensors").write_bytes(b"\xff\xff\x00\x00\x00\x00\x00\x00{")
+    spec = demo_spec(model=str(tmp_path)).spec
+    with pytest.raises(ModelError, match=r"model\.broken.*model\.safetensors"):
+        parameters(spec)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.data.rows import Row
 from efface.engine.finetune import fit
 from efface.engine.select import Select

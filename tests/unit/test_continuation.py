@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.data.rows import Row
 from efface.metrics.base import METRICS, Need, Tables, compute
 from efface.models.tampering import Tampering

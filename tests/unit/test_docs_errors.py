@@ -97,7 +97,7 @@ def test_codes_that_users_meet_are_there() -> None:
     codes = {place.code for place in make_errors.places()}
     assert {
         "suite.bad-label", "artifact.no-provider", "data.overlap", "data.holdout-trained", "data.neighbour-forgotten",
-        "registry.unknown-{kind}", "train.non-finite", "disk.full", "record.changed", "cli.usage", "efface.defect",
+        "registry.unknown-{kind}", "train.non-finite", "disk.full", "record.bad-file", "cli.usage", "efface.defect",
     } <= codes  # fmt: skip
 
 

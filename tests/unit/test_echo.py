@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.metrics.base import METRICS, Need, Tables, compute
 from efface.metrics.fluency import BI, TRI, entropy
 from efface.testing.bench import bench

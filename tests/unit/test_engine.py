@@ -148,6 +148,102 @@ def test_saliency_threshold_by_hand() -> None:
     assert mask.masks["w"].tolist() == [False, False, True, True] and mask.share() == 0.5
 
 
+def test_a_moving_mask_keeps_what_earlier_masks_moved() -> None:
+    """Two rows, SGD at rate 1, half of them frozen: gradients (2, 1), then (1, 2). Each row moves once, by 2."""
+    weight = torch.nn.Parameter(torch.zeros(2, 1))
+    mask, step = Saliency({"w": weight}, 50), torch.optim.SGD([weight], lr=1.0)
+    for gradient in ([[2.0], [1.0]], [[1.0], [2.0]]):
+        mask.measure([torch.tensor(gradient)])
+        weight.grad = torch.tensor(gradient)
+        mask.filter_gradients()
+        step.step()
+        mask.restore()
+    assert weight.tolist() == [[-2.0], [-2.0]]
+
+
+def test_lora_on_blocks_there_are_not_is_refused(lm) -> None:
+    for first, last in ((40, None), (1, 0), (0, 99)):
+        with pytest.raises(NeedsError, match=r"train\.bad-layers"):
+            trainable(lm.model("base"), Select(kind="lora", first=first, last=last), 0)
+    with pytest.raises(ValueError, match="kind: layers or lora"):
+        Select(first=1)
+
+
+def unlearned(b, name: str, folder: Path | None = None, **change) -> Context:
+    context = Context(
+        b.model("target"),
+        b.data.train["forget"],
+        list(b.data.train["retain"])[:16],
+        FAST.model_copy(update={"steps": 2} | change),
+        checkpoints=folder,
+    )
+    METHODS.get(name)().apply(context)
+    return context
+
+
+def test_a_rule_that_is_named_wins_over_the_methods_own(lm) -> None:
+    """npo_sam with the plain sum is npo; the record says which rule ran."""
+    own, plain, npo = (unlearned(lm, n, rule=r) for n, r in (("npo_sam", None), ("npo_sam", "sum"), ("npo", None)))
+    assert own.notes["training"]["rule"] == "sam" and plain.notes["training"]["rule"] == "sum"
+    assert same(plain.adapter, npo.adapter) and not same(own.adapter, npo.adapter)
+
+
+def test_the_logged_likelihood_is_that_of_the_weights_themselves(lm) -> None:
+    """SAM's second pass is beside the weights, TAR's last after an adversary; step 1 logs what plain ascent does."""
+    logged = {}
+    for rule in ("sum", "sam", "tar"):
+        events: list[dict] = []
+        context = Context(
+            lm.model("target"),
+            lm.data.train["forget"],
+            (),
+            FAST.model_copy(update={"steps": 1, "rule": rule}),
+            log=events.append,
+        )
+        METHODS.get("grad_ascent")().apply(context)
+        logged[rule] = next(e["forget_nll"] for e in events if e["event"] == "step")
+    assert logged["sam"] == logged["tar"] == logged["sum"]
+
+
+def test_a_stopped_run_stays_stopped(lm, tmp_path: Path) -> None:
+    """Killed after the step that passed the limit, on a checkpoint: the run that goes on takes no further step."""
+    from efface.engine.loop import start
+
+    options = {"steps": 40, "lr": 3e-3, "stop_nll": 1.0, "checkpoint_every": 1}
+    whole = unlearned(lm, "grad_ascent", **options)
+    run = start(
+        METHODS.get("grad_ascent")(),
+        Context(
+            lm.model("target"),
+            lm.data.train["forget"],
+            (),
+            FAST.model_copy(update=options),
+            checkpoints=tmp_path,
+        ),
+    )
+    run.prepare()
+    run.until(40)
+    assert run.stopped and run.step < 40
+    again = unlearned(lm, "grad_ascent", tmp_path, **options)
+    assert again.notes["training"]["steps"] == run.step == whole.notes["training"]["steps"]
+    assert same(again.adapter, whole.adapter)
+
+
+def test_methods_are_told_how_many_steps_there_will_be(lm) -> None:
+    """Ten rows, six of them longer than the context, batch 2, three epochs: six steps, not fifteen."""
+    from dataclasses import replace
+
+    from efface.engine.loop import start
+
+    rows = list(lm.data.train["forget"])[:10]
+    rows = [replace(r, answer=r.answer * 200) if i < 6 else r for i, r in enumerate(rows)]
+    settings = FAST.model_copy(update={"steps": None, "epochs": 3.0, "batch_size": 2})
+    context = Context(lm.model("target"), rows, list(lm.data.train["retain"])[:8], settings)
+    method = METHODS.get("pdu")(dual_warmup=0.5)
+    run = start(method, context)
+    assert run.total == context.steps == 6 and method.warm_steps == 3
+
+
 def test_learning_rate_by_hand() -> None:
     """10 steps, warm-up 0.2: 0.5 and 1.0 of the peak, then (1 - done) with done = 0/8 .. 7/8."""
     settings = TrainSettings(lr=1.0, warmup=0.2, schedule="linear")
@@ -200,7 +296,13 @@ from efface.testing.bench import bench
 b = bench("causal_lm")
 adapter = b.model("base")
 settings = TrainSettings(
-    lr=0.5, optimizer="sgd", steps=2, batch_size=8, token_budget=64, warmup=0.0, select=Select(freeze_head=False)
+    lr=0.5,
+    optimizer="sgd",
+    steps=2,
+    batch_size=8,
+    token_budget=int(sys.argv[2]),
+    warmup=0.0,
+    select=Select(freeze_head=False),
 )
 fit(adapter, list(b.data.train["retain"])[:24], settings, seed=1)
 if world()[0] == 0:
@@ -209,8 +311,10 @@ print("rank", *world())
 """
 
 
-def test_two_processes_equal_one(lm, tmp_path: Path) -> None:
-    """The same effective batch over two processes (gloo): same weights up to the order of summation."""
+@pytest.mark.parametrize("budget", [64, 1 << 16])
+def test_two_processes_equal_one(lm, tmp_path: Path, budget: int) -> None:
+    """The same effective batch over two processes (gloo): same weights up to the order of summation. With the larger
+    budget there is one micro-batch only, and one process has nothing to do but to add up."""
 
     def run(processes: int, out: Path) -> list[torch.Tensor]:
         with socket.socket() as free:
@@ -225,7 +329,7 @@ def test_two_processes_equal_one(lm, tmp_path: Path) -> None:
         }
         started = [
             subprocess.Popen(
-                [sys.executable, "-c", SCRIPT, str(out)],
+                [sys.executable, "-c", SCRIPT, str(out), str(budget)],
                 env=env | {"RANK": str(r), "LOCAL_RANK": str(r)},
                 stdout=subprocess.PIPE,
                 text=True,

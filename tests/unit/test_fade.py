@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.data.rows import Row
 from efface.metrics.base import METRICS, Need, Tables, compute
 from efface.metrics.fade import SAMPLES, cross_need

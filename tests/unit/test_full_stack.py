@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from efface import suites
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.data.rows import Row
 from efface.methods.base import METHODS
 from efface.metrics.base import METRICS, NotComputed, Tables, compute

@@ -7,7 +7,8 @@ import torch
 
 from efface import suites
 from efface.audit.measure import measure, plan
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.metrics.base import METRICS
 from efface.passes.cache import Cache
 from efface.suites import Suite

@@ -8,11 +8,13 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.errors import NeedsError
 from efface.metrics.base import METRICS, Tables, compute
 from efface.passes import harness as harness_pass
 from efface.passes.harness_model import likelihoods, pair, rolling, start, until, windows
+from efface.passes.registry import PASSES
 from efface.testing.bench import bench
 
 needs_harness = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed (efface[harness])")
@@ -97,6 +99,22 @@ def test_a_missing_package_is_named(model, monkeypatch: pytest.MonkeyPatch) -> N
 def test_image_models_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness_pass, "version", lambda: "0")
     assert "not a classifier" in score(bench("classifier").model("target"), "harness:efface_trivia").reason
+
+
+def test_the_cache_key_holds_our_own_tasks_and_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another text of a task, other questions, another harness: another version of the pass, never a stale table."""
+    now = PASSES.get("harness").version
+    assert now == harness_pass._number() and set(harness_pass.own_tasks()) == {"efface_trivia", "efface_trivia_open"}
+    tasks, trivia = harness_pass.own_tasks(), harness_pass.TRIVIA
+    changes = {
+        "own_tasks": lambda: tasks | {"efface_trivia": tasks["efface_trivia"].replace("Question", "Q")},
+        "TRIVIA": trivia[:-1],
+        "version": lambda: "0",
+    }
+    for name, value in changes.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(harness_pass, name, value)
+            assert harness_pass._number() != now, name
 
 
 def test_any_task_of_the_harness_is_a_metric() -> None:

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.engine.finetune import fit
 from efface.engine.select import Select
 from efface.engine.settings import TrainSettings
 from efface.metrics.base import METRICS, Tables, compute
 from efface.metrics.fade import cross_need
 from efface.metrics.kolmogorov import ks_critical, ks_two_sample
-from efface.metrics.privacy import ATTACKS, K, smallest_mean
+from efface.metrics.membership import smallest_mean
+from efface.metrics.privacy import ATTACKS, K
 from efface.metrics.ranks import auc
 from efface.testing.bench import bench
 

@@ -135,6 +135,85 @@ def test_the_newer_form_of_the_truth_ratio_is_recognised(tmp_path):
     assert not value.differs and value.note == "form: prob mean"
 
 
+def test_the_newer_form_of_improbable_answers(tmp_path):
+    """P(correct) = P(wrong) = e^-28 = 6.9e-13, far below the 1e-10: c / (c + w + 1e-10) = .0068, where
+    1 / (1 + w / (c + 1e-10)) would say .993. A row without a loss is NaN on both sides. Other rows are not taken for
+    it."""
+    log = harness_log()
+    for name in ("retain_Q_A_PARA_Prob", "retain_Q_A_PERT_Prob"):
+        log[name]["value_by_index"] = losses([28.0] * 3) | {"3": {"prob": None, "avg_loss": None}}
+    c = math.exp(-28)
+    share = c / (2 * c + TINY)
+    log["retain_Truth_Ratio"] = entry(by_index("score", [share] * 3 + [None]), share)
+    value = check(put(tmp_path / "TOFU_EVAL.json", log)).value("retain_Truth_Ratio")
+    assert (value.again, value.n, value.unscored) == (pytest.approx(share), 3, 1)
+    assert share == pytest.approx(0.0068, rel=0.01) and value.note == "form: prob mean"
+    log["retain_Truth_Ratio"] = entry(by_index("score", [share / 2] * 3 + [None]), 1 - c / (c + TINY))
+    value = check(put(tmp_path / "TOFU_EVAL.json", log)).value("retain_Truth_Ratio")
+    assert not value.differs and value.note == ""
+
+
+@pytest.mark.parametrize("name", ["ra_Q_A_PERT_Prob", "ra_Q_A_Prob"])
+def test_unequal_rows_are_named(name, tmp_path):
+    log = harness_log()
+    del log["ra_Truth_Ratio"], log[name]["value_by_index"]["4"], log["model_utility"]
+    refuse("import.other-version", put(tmp_path / "a.json", log), "ra_Q_A_Prob and ra_Q_A_PERT_Prob have", "5", "4")
+    log = tofu_log()
+    del log["eval_real_world_wo_options.json"]["average_perturb_loss"]["0"]
+    refuse("import.other-version", put(tmp_path / "b.json", log), "average_perturb_loss in eval_real_world", "5")
+
+
+def test_a_nan_is_null_in_json(tmp_path, capsys):
+    """The harness prints NaN where one empty answer poisons a mean: said by the finding, null in JSON, no crash."""
+    from efface.cli.import_ import command
+
+    log = harness_log()
+    log["retain_Q_A_Prob"]["agg_value"] = math.nan
+    assert command(put(tmp_path / "TOFU_EVAL.json", log), as_json=True) == 1
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    (value,) = (v for v in told["values"] if v["name"] == "retain_Q_A_Prob")
+    assert value["printed"] is None and value["again"] > 0 and value["differs"] is True
+    assert told["findings"][0].startswith("retain_Q_A_Prob: the file says nan")
+
+
+def test_what_is_no_number_is_named(tmp_path):
+    """A list, a text or an object where the format has a number: file and key, not a TypeError."""
+
+    def changed(name, *keys, value):
+        log = harness_log()
+        place = log[name]
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        return put(tmp_path / "TOFU_EVAL.json", log)
+
+    bad = "import.other-version"
+    refuse(bad, changed("privleak", "agg_value", value=[0.5]), "TOFU_EVAL.json", "agg_value of privleak is a list")
+    row = ("value_by_index", "3", "prob")
+    refuse(bad, changed("retain_Q_A_Prob", *row, value="high"), "'prob' in row 3 of retain_Q_A_Prob is a str")
+    refuse(bad, changed("ra_Q_A_PERT_Prob", *row, value=[0.5, {}]), "'prob' in row 3 of ra_Q_A_PERT_Prob is a dict")
+    path = changed("privleak", "agg_value", value=0.0)
+    put(tmp_path / "TOFU_SUMMARY.json", {"privleak": "low"})
+    refuse(bad, path, "TOFU_SUMMARY.json: privleak is a str")
+    (tmp_path / "TOFU_SUMMARY.json").unlink()
+    log = tofu_log()
+    log["eval_log.json"]["rougeL_recall"]["2"] = "high"
+    refuse(bad, put(tmp_path / "a.json", log), "row 2 of rougeL_recall in eval_log.json is a str")
+    with pytest.raises(DataError, match="retain.json: 'avg_loss' in row 0 of forget_Q_A_PARA_Prob is a str"):
+        theirs, mine = harness_log(1), harness_log() | {"forget_quality": {"agg_value": 0.5}}
+        theirs["forget_Q_A_PARA_Prob"]["value_by_index"]["0"]["avg_loss"] = "low"
+        check(put(tmp_path / "b.json", mine), put(tmp_path / "retain.json", theirs))
+
+
+def test_a_row_without_a_rouge_is_unscored(tmp_path):
+    """null beside texts is no contradiction; it is a row less."""
+    texts = {"ground_truth": "a red fox", "generation": "a red fox"}
+    rows = {"0": {"rougeL_recall": None, **texts}, "1": {"rougeL_recall": 1.0, **texts}}
+    log = check(put(tmp_path / "TOFU_EVAL.json", {"forget_Q_A_ROUGE": entry(rows, 1.0)}))
+    value = log.value("forget_Q_A_ROUGE")
+    assert (value.again, value.n, value.unscored) == (1.0, 1, 1) and not log.findings
+
+
 def test_stored_texts_must_give_the_stored_rouge(tmp_path):
     rows = {
         "0": {"rougeL_recall": 1.0, "rougeL_f1": 1.0, "ground_truth": "a red fox", "generation": "a red fox"},

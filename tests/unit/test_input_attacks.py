@@ -34,10 +34,11 @@ from efface.attacks.greedy_coordinate import (
 )
 from efface.attacks.held_out import overlap
 from efface.attacks.soft_prompt import SoftPrompt
-from efface.attacks.splits import evenly, trained_rows
+from efface.attacks.some_rows import evenly
 from efface.attacks.splits import tested_rows as left_to_test
+from efface.attacks.splits import trained_rows
 from efface.audit.attacks import Runner
-from efface.audit.store import PassSettings, Role
+from efface.audit.roles import PassSettings, Role
 from efface.data.rows import Row
 from efface.engine.finetune import fit
 from efface.engine.settings import TrainSettings
@@ -239,6 +240,15 @@ def test_a_soft_prompt_reports_its_price_and_its_random_twin(b) -> None:
     assert (
         "random_loss" not in next(SoftPrompt(steps=(1,), control=False).points(AttackContext(model, b.data))).supplied
     )
+
+
+@pytest.mark.parametrize("attack", [SoftPrompt, GCG])
+def test_answers_that_are_trained_on_are_counted(b, attack) -> None:
+    """Tokens of the training answers, each with its end."""
+    made, model = attack(steps=(1,), rows=3), b.model("target")
+    point = next(made.points(AttackContext(model, b.data)))
+    answers = [model.template.answer_ids(model.tokenizer, r.answer) for r in made.training(b.data)]
+    assert point.supplied["label_tokens"] == sum(map(len, answers)) > 3 == len(answers)
 
 
 def test_a_point_keeps_its_vectors_while_the_search_goes_on(b, rows) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 
 from efface.data.rows import Row
 from efface.data.worlds.objects import lead_in, objects
@@ -13,6 +16,8 @@ from efface.metrics.attribute_probe import attribute_probe
 from efface.metrics.base import Need, NotComputed, Tables
 from efface.metrics.lens import lens_rank, middle
 from efface.metrics.pinpoint import answer_frequency, pinpoint_auc, pinpoint_top
+from efface.metrics.resampling import draw
+from efface.metrics.stats import auc, auc_interval, percentile
 from efface.models.tampering import StateEdit, Tampering
 from efface.passes.attribute_states import ATTRIBUTES, attribute_states, numbered
 from efface.passes.lens import LENS, lens
@@ -86,6 +91,60 @@ def test_pinpoint_scores_by_hand() -> None:
     assert found.value == 0.5 and found.n == 2 and found.unscored == 1
     tie = counts([{"row": "a", "told": 4, "count": [4, 4], "gold": [True, False]}])
     assert pinpoint_top(tie).values.tolist() == [0.5]
+
+
+def heated(entities: int, questions: int = 2) -> list[dict]:
+    """Questions whose words, right or not, all come up as often as their entity is hot; the right one a little more."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for e in range(entities):
+        heat = int(rng.integers(1, 1000))
+        for q in range(questions):
+            count = [heat + int(n) for n in rng.integers(0, 20, 4)]
+            count[0] += 8
+            lines.append({"row": f"{e}/{q}", "entity": f"e{e}", "drawn": 2000, "told": 1, "count": count})
+    return [line | {"gold": [True, False, False, False]} for line in lines]
+
+
+def looped(lines: list[dict], entities: list[str], seed: int) -> np.ndarray:
+    """AUC of every resample of ``entities``, pair by pair: each copy against itself and against every other entity, but
+    not against another copy of itself."""
+    words = {
+        e: [(c, g) for x in lines if e in (x["entity"], x["row"]) for c, g in zip(x["count"], x["gold"], strict=True)]
+        for e in entities
+    }
+    right = {e: np.array([c for c, gold in words[e] if gold]) for e in entities}
+    other = {e: np.array([c for c, gold in words[e] if not gold]) for e in entities}
+    found = []
+    for times in draw(len(entities), seed, 200):
+        copies = list(enumerate(np.repeat(entities, times)))
+        asked = [(right[a], other[b]) for i, a in copies for k, b in copies if i == k or a != b]
+        found.append(sum(auc(a, b) * a.size * b.size for a, b in asked) / sum(a.size * b.size for a, b in asked))
+    return np.array(found)
+
+
+def test_the_interval_of_pinpointing_draws_entities_once_for_both_sides() -> None:
+    """It equals a loop that resamples entities with all their words, lies around the value, and is narrower than with
+    two draws, which let hot entities enter on one side alone."""
+    lines = heated(12)
+    found = pinpoint_auc(counts(lines).drawn(3, 200))
+    assert [found.low, found.high] == pytest.approx(list(percentile(looped(lines, [f"e{e}" for e in range(12)], 3))))
+    assert found.extra["interval_over"] == "entities" and found.low < found.value < found.high
+    shares = np.array([c / 2000 for line in lines for c in line["count"]])
+    gold = np.array([g for line in lines for g in line["gold"]])
+    names = np.repeat([line["entity"] for line in lines], 4)
+    apart = auc_interval(shares[gold], shares[~gold], names[gold], names[~gold], seed=3, resamples=200)
+    assert found.high - found.low < 0.5 * (apart[1] - apart[0])
+
+
+def test_few_entities_are_resampled_by_question() -> None:
+    """Two entities of six questions each: the words of a question still go together."""
+    lines = heated(2, 6)
+    found = pinpoint_auc(counts(lines).drawn(3, 200))
+    assert [found.low, found.high] == pytest.approx(list(percentile(looped(lines, [line["row"] for line in lines], 3))))
+    assert found.extra["interval_over"] == "rows"
+    one = pinpoint_auc(counts(lines[:1]))
+    assert one.value is not None and (one.low, one.high) == (None, None)
 
 
 def test_sampled_words_tell_who_knows_and_hold_no_text(lm: Bench) -> None:
@@ -164,6 +223,22 @@ def test_attribute_state_is_the_one_before_what_is_asked_for(lm: Bench) -> None:
     line = next(r for r in table.to_pylist() if (r["row"], r["layer"], r["pooling"]) == (row.id, 1, "answer"))
     assert line["vector"] == pytest.approx(state.tolist(), abs=1e-5)
     assert line["label"] == numbered(world)[line["variant"], objects(world)[row.fact]]
+
+
+def test_attribute_states_are_those_of_the_model_with_what_lies_around_it(lm: Bench) -> None:
+    """A push at block 1 is in the state of both places."""
+    world, row = lm.data.world, lm.data.eval["forget"][0]
+    push = Tampering(edits=(StateEdit(1, "add", torch.ones(64)),))
+    pushed = replace(
+        given(lm, Need("attribute_states", "forget", variants=())), adapter=lm.model("target").tampered(push)
+    )
+    lines = [r for r in attribute_states(pushed).to_pylist() if (r["row"], r["layer"]) == (row.id, 1)]
+    leads = {"question": "", "answer": lead_in(row.answer, objects(world)[row.fact])}
+    for line in lines:
+        model = lm.model("target").tampered(replace(push, forced={row.id: leads[line["pooling"]]}))
+        state = prompt_states(model, [row], [1])[0].layers[1][-1]
+        assert line["vector"] == pytest.approx(state.tolist(), abs=1e-5)
+    assert len(lines) == 2
 
 
 def test_attribute_states_need_a_world(lm: Bench) -> None:

@@ -93,3 +93,42 @@ def test_confusion_by_hand() -> None:
 
 def test_every_rung_has_an_expected_conclusion() -> None:
     assert set(EXPECTED) == set(RUNGS) and set(KNOWS) < set(RUNGS)
+
+
+def test_flags_know_which_way_a_metric_points() -> None:
+    """Forget quality is high where nothing is known: R2 at .2 beside R1 at .8 knows more; at .9 it does not. Where O
+    was not measured, there is no gap and nothing is tested."""
+
+    def flagged(r2: float, rungs: tuple[str, ...] = ("O", "R2")) -> dict[str, int]:
+        values = {"O": 0.0, "R2": r2}
+        cells = [cell(0, rung, values[rung], 0.8, "forget_quality") for rung in rungs]
+        for c in cells:
+            for side in ("scores", "reference"):
+                c[side][0]["direction"] = "higher"
+        return separation.separation(cells)["rows"][0]["flagged"]
+
+    assert flagged(0.2) == {"flags": 1, "beyond": 1, "second": 0, "tested": 1}
+    assert flagged(0.9)["flags"] == 0 and flagged(0.2, ("R2",))["tested"] == 0
+
+
+def test_a_cell_of_another_suite_or_version_is_measured_again(tmp_path, monkeypatch) -> None:
+    from efface.bench import ladder
+    from efface.progress import SILENT
+
+    ran = []
+
+    def run(job):
+        ran.append(job)
+        return {"seed": job[0], "rung": job[1]}
+
+    def each(suite: str) -> None:
+        ladder._each(run, [(0, "O", suite)], tmp_path, 1, SILENT)
+
+    each("people")
+    each("people")
+    assert ran == [(0, "O", "people")]
+    each("people_attacks")
+    assert len(ran) == 2
+    monkeypatch.setattr(ladder, "RELEARN_STEPS", 9)
+    each("people_attacks")
+    assert len(ran) == 3

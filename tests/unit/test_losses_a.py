@@ -41,7 +41,8 @@ def plain_view(nll: float, ref_nll: float | None = None, stream: str = "idk") ->
 
 def context(forget=(), retain=(), **train) -> Context:
     """A context without a model."""
-    return Context(SimpleNamespace(family="causal_lm"), list(forget), list(retain), TrainSettings(**train), seed=7)
+    settings, steps = TrainSettings(**train), train.get("steps", 0)
+    return Context(SimpleNamespace(family="causal_lm"), list(forget), list(retain), settings, seed=7, steps=steps)
 
 
 def question(i: int, answer: str = "") -> Row:

@@ -225,10 +225,10 @@ def test_rmu_without_retain_weight_needs_no_retain_rows() -> None:
 
 
 def rr(reference: Known, **settings):
-    """RR on layer 1 of four rows, batch 2, 2 epochs: 4 steps."""
+    """RR on layer 1, four steps."""
     method = METHODS.get("rr")(layers=(1,), nudge=0.0, **settings)
     rows = [Row(f"r{i}", "a") for i in range(4)]
-    method.start(Context(Blocks(), rows, rows, TrainSettings(batch_size=2, epochs=2.0), 0, reference=reference))
+    method.start(Context(Blocks(), rows, rows, TrainSettings(), 0, reference=reference, steps=4))
     return method
 
 

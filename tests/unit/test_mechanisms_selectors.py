@@ -11,6 +11,7 @@ import torch
 from small_lm import FORGET, RETAIN, SETTINGS, start
 
 from efface.engine.settings import Select, TrainSettings
+from efface.errors import SpecError
 from efface.methods.base import METHODS, Context, LossMethod
 from efface.models.causal_lm import CausalLM
 
@@ -53,6 +54,19 @@ def test_full_weights(name: str) -> None:
     assert not any("embed" in n for n in found)
     free = moved(applied(name, freeze_head=False))
     assert any("embed" in n for n in free)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stop_nll_is_watched_or_refused(name: str) -> None:
+    """A limit that the model is over before unlearning ends the run after one step, or it is refused by name."""
+    train = TrainSettings(lr=1e-2, steps=2, batch_size=4, warmup=0.0, stop_nll=1e-6)
+    context = Context(start().clone(), FORGET, RETAIN, train, seed=0)
+    try:
+        METHODS.get(name)(**SETTINGS.get(name, {})).apply(context)
+    except SpecError as error:
+        assert error.code == "method.unused-setting" and "train.stop_nll" in error.cause
+    else:
+        assert context.notes["training"]["steps"] == 1 and "stop_nll" in context.notes["training"]["stopped"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,10 @@ from efface.engine.finetune import fit_in_parts
 from efface.engine.settings import Select, TrainSettings
 from efface.engine.view import View
 from efface.methods.base import METHODS, Context
+from efface.metrics.base import Tables
+from efface.metrics.parametric import left_buckets
 from efface.models.base import ModelAdapter
+from efface.models.rounding import roundable
 from efface.passes.weight import weight
 from efface.testing.battery import mean_log_prob
 from efface.testing.bench import bench
@@ -204,9 +207,10 @@ def test_sure_moves_few_weights_far_enough_to_leave_their_bucket() -> None:
     target = bench().model("target")
 
     def moved(context: Context) -> tuple[int, float]:
-        table = weight(target.module.state_dict(), context.adapter.module.state_dict())
-        changed = sum(table["changed"].to_pylist())
-        return changed, sum(table["buckets_4"].to_pylist()) / changed
+        before, after = (dict(a.module.named_parameters()) for a in (target, context.adapter))
+        table = weight(before, after, roundable(target))
+        tables = Tables(lambda role, need: table, "")
+        return sum(table["changed"].to_pylist()), left_buckets(tables, 4).value
 
     plain = run("npo", lr=5e-4)
     sure = run("npo", lr=4e-3, select=Select(mask="saliency", mask_percentile=90.0))

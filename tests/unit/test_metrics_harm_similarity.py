@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from efface import build, suites
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.data.benchmarks.base import BENCHMARKS
 from efface.data.rows import Row
 from efface.errors import DataError

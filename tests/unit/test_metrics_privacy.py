@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from efface.metrics.base import METRICS, compute
 from efface.metrics.leakage import privacy_leak
-from efface.metrics.privacy import ATTACKS, min_k_plus, smallest_mean, standardised
+from efface.metrics.membership import min_k_plus, smallest_mean, standardised
+from efface.metrics.privacy import ATTACKS
 from efface.testing.tables import hand_tables
 
 
@@ -285,13 +286,19 @@ def test_compat_min_k_scores_an_empty_answer_zero():
         }
     )
     assert score("mia_min_k_compat", tables).value == 0.5 and score("mia_min_k", tables).value == 0.0
+    problems = {"problem": ["empty answer", "longer than the context (9 > 8)", ""], "lp": [[], [], [-1.0, -9.0]]}
+    tables = hand_tables({"forget": {"answer": problems}, "holdout": {"answer": [[-0.5, -0.1]] * 2}})
+    for name in ("mia_min_k_compat", "privleak_compat"):
+        assert score(name, tables).n == 2
+    assert score("mia_min_k_compat", tables).value == 0.5 and score("mia_min_k_compat", tables).unscored == 1
 
 
 def test_lower_case_against_one_forward_per_row():
     """NLL / NLL of the lower-cased answer, from the pass, equals two plain scorings; O tells its rows, R1 does not."""
     from dataclasses import replace
 
-    from efface.audit.store import PassSettings, Role, Store
+    from efface.audit.roles import PassSettings, Role
+    from efface.audit.store import Store
     from efface.metrics.base import Tables
     from efface.passes.score import score as scored
     from efface.testing.bench import bench

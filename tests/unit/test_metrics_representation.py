@@ -136,6 +136,26 @@ def test_what_cannot_be_compared_says_why():
     assert "reference" in score("cka_reference", few).reason
 
 
+@pytest.mark.parametrize("rows", [0, 1, 2, 3])
+def test_no_cka_under_four_rows(rows):
+    """The unbiased HSIC is a mean over quadruples: NaN, neither an error nor a division by zero."""
+    assert np.isnan(linear_cka(gaussians(rows, 5), gaussians(rows, 5, seed=1)))
+
+
+def test_few_forget_rows_leave_the_feature_score_out():
+    x = {"hidden": {1: gaussians(2, 5)}}
+    found = score("agr", hand_tables({"forget": x, "reference/forget": x}))
+    assert found.value is None and "fewer than 4" in found.reason
+
+
+def test_a_ceiling_of_few_rows_is_none():
+    """The second reference has states for 3 rows only: no ceiling, the rest as without one."""
+    x, few = gaussians(30, 5), gaussians(3, 5)
+    sets = {"forget": {"hidden": {1: x}}, "reference/forget": {"hidden": {1: x}}}
+    found = score("cka_reference", hand_tables(sets | {"reference_2/forget": {"hidden": {1: few}}}))
+    assert found.value == pytest.approx(1.0) and "ceiling" not in found.extra
+
+
 def test_states_that_differ_by_rounding_only_are_constant():
     """Offset 1, differences of 1e-9: nothing that float32 states could tell. No value rather than the CKA of noise."""
     noise = 1 + 1e-9 * gaussians(20, 4)
@@ -148,6 +168,17 @@ def test_batch_mode_is_biased_and_only_for_parity():
     expected = (linear_cka_biased(x[:512], y[:512]) + linear_cka_biased(x[512:], y[512:])) / 2
     assert score("cka_reference_compat", tables).value == pytest.approx(expected, abs=1e-5)
     assert abs(score("cka_reference", tables).value) < 0.02 < score("cka_reference_compat", tables).value
+
+
+def test_a_last_batch_of_one_row_is_left_out():
+    """513 rows: one row alone has no CKA, so the first 512 decide. A single row in all: said as it is."""
+    x, y = gaussians(513, 8), gaussians(513, 8, seed=1)
+    tables = hand_tables({"forget": {"hidden": {1: x}}, "reference/forget": {"hidden": {1: y}}})
+    found = score("cka_reference_compat", tables)
+    assert found.value == pytest.approx(linear_cka_biased(x[:512], y[:512]), abs=1e-5)
+    assert (found.n, found.unscored) == (512, 1)
+    one = hand_tables({"forget": {"hidden": {1: x[:1]}}, "reference/forget": {"hidden": {1: y[:1]}}})
+    assert "needs two rows" in score("cka_reference_compat", one).reason
 
 
 # -- PCA shift

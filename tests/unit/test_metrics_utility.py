@@ -144,6 +144,27 @@ def test_compat_extraction_strength_never_falls_to_zero():
     assert ours[:2] == pytest.approx([0.0, 1 / 7]) and math.isnan(ours[2]) and ours[3] == pytest.approx(1 / 3)
 
 
+def test_compat_extraction_strength_of_an_empty_answer_is_zero():
+    """As the harness has it (n = 0 gives 0); a row that does not fit the context is no empty answer."""
+    answer = {"hit": [[True, True], [], []], "problem": ["", "empty answer", "longer than the context (9 > 8)"]}
+    found = score("extraction_strength_compat", hand_tables({"forget": {"answer": answer}}))
+    assert (found.value, found.n, found.unscored) == (0.5, 2, 1)
+    assert score("exact_memorisation_compat", hand_tables({"forget": {"answer": answer}})).n == 1
+
+
+def test_compat_forms_know_an_empty_answer_by_the_scoring_pass():
+    """The reason that the real pass gives is the one they look for."""
+    from efface.data.rows import Row
+    from efface.metrics.compat import lost
+    from efface.passes.score import score as scored
+    from efface.passes.tables import Tokens
+    from efface.testing.bench import bench
+
+    rows = [Row("empty", "", "what?"), Row("long", "word " * 900, "why?"), Row("ok", "yes", "ok?")]
+    tokens = Tokens(scored(bench("causal_lm").model("target"), rows).tokens)
+    assert dict(zip(tokens.rows, lost(tokens), strict=True)) == {"empty": False, "long": True, "ok": False}
+
+
 def test_compat_drops_the_last_label_of_documents_too():
     """Three tokens, no end token, hits 1, 1, 0: theirs looks at 1, 1; ours at all three."""
     tables = hand_tables({"forget": {"answer": {"hit": [[True, True, False]]}}})
@@ -240,7 +261,7 @@ WEIGHTS = [
     {
         "name": "b",
         "size": 300,
-        "changed": 0,
+        "changed": 7,
         "norm_a": 4.0,
         "norm_b": 4.0,
         "norm_diff": 0.4,
@@ -252,12 +273,21 @@ WEIGHTS = [
 
 
 def test_parametric_by_hand():
-    """50 of 400 moved; sqrt(.09 + .16) / sqrt(9 + 16) = .1; buckets over the tensor that is rounded: 20 and 1 of
-    100."""
+    """57 of 400 moved; sqrt(.09 + .16) / sqrt(9 + 16) = .1; buckets over the 50 that moved in the tensor that is
+    rounded: 20 and 1 of 50."""
     tables = hand_tables({"weights": WEIGHTS, "forget": {}})
-    assert score("weights_moved", tables).value == 0.125 and score("update_norm", tables).value == pytest.approx(0.1)
-    assert score("buckets_changed_8", tables).value == 0.2 and score("buckets_changed_4", tables).value == 0.01
-    assert score("weights_moved", tables).n == 400
+    assert score("weights_moved", tables).value == 57 / 400 and score("update_norm", tables).value == pytest.approx(0.1)
+    assert score("buckets_changed_8", tables).value == 0.4 and score("buckets_changed_4", tables).value == 0.02
+    assert score("weights_moved", tables).n == 400 and score("buckets_changed_8", tables).n == 50
+
+
+def test_buckets_where_no_rounded_weight_moved():
+    """Only a tensor that is not rounded moved: there is no share of nothing."""
+    still = [WEIGHTS[0] | {"changed": 0, "buckets_8": 0, "buckets_4": 0}, WEIGHTS[1]]
+    tables = hand_tables({"weights": still, "forget": {}})
+    for bits in (8, 4):
+        assert score(f"buckets_changed_{bits}", tables).reason == "no rounded weight differs from the target's"
+    assert score("weights_moved", tables).value == 7 / 400
 
 
 def test_parametric_without_a_target():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.errors import ModelError
 from efface.metrics.base import METRICS, Tables, compute
 from efface.models.nli import NLI, check_nli, nli_digest

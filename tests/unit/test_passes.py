@@ -257,14 +257,30 @@ def test_gradient_norms_by_autograd(b) -> None:
 
 
 def test_weight_pass_by_hand() -> None:
-    """One of two rows moves by (3, 4): one tensor, two weights changed, distance 5."""
+    """One of two rows moves by (3, 4): one tensor, two weights changed, distance 5. No bucket where nothing is
+    rounded."""
     a, c = (
         {"w": torch.zeros(2, 2), "n": torch.ones(3)},
         {"w": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "n": torch.ones(3)},
     )
-    lines = {line["name"]: line for line in weight(a, c).to_pylist()}
+    lines = {line["name"]: line for line in weight(a, c, {"w"}).to_pylist()}
     assert (lines["w"]["changed"], lines["w"]["norm_diff"], lines["w"]["buckets_4"]) == (2, 5.0, 2)
     assert (lines["n"]["changed"], lines["n"]["cosine"]) == (0, 1.0)
+    assert lines["n"]["buckets_8"] is None and lines["n"]["buckets_4"] is None
+
+
+def test_only_weights_that_moved_leave_their_bucket() -> None:
+    """The largest of a group goes from 8 to 16, so its step doubles and the codes of the 63 others are halved. They
+    stayed; the one that moved is at the highest level before and after."""
+    before = torch.full((1, 70), 4.0)
+    before[0, 0] = 8.0
+    after = before.clone()
+    after[0, 0] = 16.0
+    line = weight({"w": before}, {"w": after}, {"w"}).to_pylist()[0]
+    assert (line["changed"], line["buckets_4"], line["buckets_8"]) == (1, 0, 0)
+    after[0, 69] = -4.0  # in the short group at the end: from the highest level to the lowest
+    line = weight({"w": before}, {"w": after}, {"w"}).to_pylist()[0]
+    assert (line["changed"], line["buckets_4"], line["buckets_8"]) == (2, 1, 1)
 
 
 def test_small_updates_stay_in_their_bucket() -> None:
@@ -272,7 +288,7 @@ def test_small_updates_stay_in_their_bucket() -> None:
     (about 2.4) over 8 and 128: .3 and .019, so .01 moves every weight, about 3% of the 4-bit and half of the 8-bit
     codes."""
     w = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-    line = weight({"w": w}, {"w": w + 0.01}).to_pylist()[0]
+    line = weight({"w": w}, {"w": w + 0.01}, {"w"}).to_pylist()[0]
     assert line["changed"] == w.numel()
     assert line["buckets_4"] / w.numel() == pytest.approx(0.033, abs=0.015) and line[
         "buckets_8"

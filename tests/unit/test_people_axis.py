@@ -8,7 +8,8 @@ import pytest
 
 from efface import pipeline, suites
 from efface.audit.measure import measure, pairs, plan
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.build import base, made
 from efface.checking import not_computed
 from efface.data.benchmarks.people_axis import AXES, PeopleAxis

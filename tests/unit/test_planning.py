@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from efface.audit import planning
@@ -30,6 +32,16 @@ def test_cheapest_first_and_controls_cost(b) -> None:
     assert [p.forwards for p in both] == sorted(p.forwards for p in both)
     entry = ENTRIES[1]
     assert planning.price(entry, b.data, ["reference", "target"]) == 1.5 * planning.price(entry, b.data, ["reference"])
+
+
+def test_a_curve_may_take_its_part_of_what_is_left(b) -> None:
+    """Six minutes: two controls that are there leave the curve of the unlearned model two of them, one leaves three,
+    none all six."""
+    entry = ENTRIES[1]
+    for roles, minutes in ((["reference", "target"], 2), (["reference"], 3), ([], 6)):
+        (one,) = planning.by_price([entry], b.data, ["unlearned", *roles])
+        (given,) = planning.Budget(6.0).fitting([replace(one, forwards=0.0)], [])
+        assert given.curves == 6 / minutes and given.seconds == pytest.approx(60 * minutes, abs=1)
 
 
 def test_what_does_not_fit_is_named(b) -> None:

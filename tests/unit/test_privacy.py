@@ -177,6 +177,18 @@ def test_a_failed_run_does_not_quote_a_row(tmp_path: Path, monkeypatch: pytest.M
     assert not any("Ilvane" in path.read_text() for path in folder.iterdir() if path.is_file())
 
 
+def test_a_suite_that_quotes_a_row_does_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of an attack may hold names, also as keys; the suite stays readable."""
+    monkeypatch.setenv("EFFACE_CACHE", str(tmp_path / "cache"))
+    own = {"prompts": {"Ilvane Torrick": "Tell me of Obren Sayle, please."}}
+    suite = suites.Suite(name="own", metrics={"forget": ["rouge"]}, attacks=[{"name": "reminder", "settings": own}])
+    resolved = resolve(("test", {"out": str(tmp_path / "runs")}))
+    request = ForgetRequest(id="r-1", entities=("Ilvane Torrick",), data=DataRef(path="x.csv"))
+    with running(resolved, DATA, request, suite, "npo", SILENT) as run:
+        told = (run.folder / "suite.json").read_text()
+    assert "Torrick" not in told and "Sayle" not in told and suites.Suite(**json.loads(told)).name == "own"
+
+
 def test_why_an_attack_was_not_run_does_not_quote_a_row(tmp_path: Path, privacy: Privacy) -> None:
     result = AttackResult("reminder", "reminder", "black-box", reason="the question of Ilvane Torrick holds its answer")
     suite = suites.Suite(name="s", metrics={}, attack_metrics=["probability"])

@@ -19,7 +19,7 @@ from efface.attacks.prompt_styles import STYLES, Around
 from efface.attacks.prompts import Prompts
 from efface.attacks.wording import reworded
 from efface.audit.attacks import Runner
-from efface.audit.store import PassSettings, Role
+from efface.audit.roles import PassSettings, Role
 from efface.data.benchmarks.people import People
 from efface.data.benchmarks.tofu import Tofu
 from efface.data.rows import Bundle, Row

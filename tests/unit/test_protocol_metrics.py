@@ -181,6 +181,17 @@ def test_final_score_and_its_floor():
     assert score("lume_final", sets).reason == "the data has no utility_general rows"
 
 
+def test_final_score_without_a_scored_question_is_not_computed():
+    """No MMLU row has another letter: no accuracy, no final score. The target's alone: no floor."""
+    letters = {"answer": {"lp": [[-1.0], [-3.0]], "text": ["A", "B"]}, "wrong": [[[-2.0]], [[-2.0]]]}
+    none = {"answer": {"lp": [[], []], "text": ["A", "B"], "problem": "longer than the context"}, "wrong": [[], []]}
+    docs = {"passages_forget": {"answer": [[-1.0]]}, "passages_holdout": {"answer": [[-1.0]]}}
+    found = score("lume_final", {**lume(1, 1), **docs, "utility_general": none})
+    assert found.value is None and found.reason == "none of the utility_general rows could be scored"
+    found = score("lume_final", {**lume(1, 1), **docs, "utility_general": letters, "target/utility_general": none})
+    assert found.value == pytest.approx((0.5 + 1 + 0.5) / 3) and "floor" not in found.extra
+
+
 # -- PISTOL --------------------------------------------------------------------------------------------------------
 def test_top_hit_and_rouge1():
     """Ranks 0, 99, 100 and the end token: 2 of 3. "b a" holds both words of "a b" in another order: 1."""

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from efface.data.reading import read_rows, training_rows
+from efface.data.records import read_records
 from efface.data.rows import Row
 from efface.errors import DataError
 
@@ -194,3 +195,18 @@ def test_training_rows_drop_what_is_scored_and_refuse_empty_answers():
     row = Row("1", "a", "q", "e", "p", "ap", ("w",), "f")
     assert training_rows([row], "forget") == (Row("1", "a", "q", "e", fact="f"),)
     refuse("data.empty-answer", lambda: training_rows([Row("2", " ", "q")], "forget"), "forget: row 2")
+
+
+def test_a_parquet_file_that_names_one_long_value_many_times_is_refused(tmp_path):
+    """Half a megabyte, stored once and named 2,000 times: what is packed looks small, the values are a gigabyte."""
+    file = tmp_path / "names.parquet"
+    for column in (pa.array(["x" * 2**19] * 2000), pa.array(["x" * 2**19] * 2000).dictionary_encode()):
+        pq.write_table(pa.table({"prompt": ["q"] * 2000, "answer": column}), file, compression="zstd")
+        assert file.stat().st_size < 2**20
+        refuse("data.too-large", lambda: read_records(file, max_bytes=2**22), "names.parquet")
+    assert len(read_records(write_small(tmp_path), max_bytes=2**12)) == 50
+
+
+def write_small(folder: Path) -> Path:
+    pq.write_table(pa.table({"prompt": ["q"] * 50, "answer": ["a"] * 50}), folder / "small.parquet")
+    return folder / "small.parquet"

@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from made_up_run import make
 from page import Page
 
-from efface.errors import SpecError
+from efface.errors import RecordError, SpecError
 from efface.report import render, text
 from efface.report.build import build
 from efface.runs.files import write_json
@@ -230,3 +231,54 @@ def test_model_paths_are_cut_to_their_last_part(copy: Path) -> None:
     spec = (copy / "spec.yaml").read_text().replace("name: smollm2-135m", "name: /home/jane/models/SmolLM2")
     (copy / "spec.yaml").write_text(spec)
     assert "Unlearning SmolLM2 with npo" in render(copy) and "jane" not in render(copy)
+
+
+def test_paths_that_the_user_set_are_cut_to_their_last_part(copy: Path) -> None:
+    """Requests, folders and files lie on somebody's machine; other settings stay as they are."""
+    spec = (copy / "spec.yaml").read_text()
+    values = yaml.safe_load(spec)
+    values["spec"]["request"] = "/home/jane/cases/request.json"
+    values["spec"]["target"] = {"path": "../Jane Doe/my-model", "kind": "folder"}
+    values["spec"]["data"] = {"settings": {"files": ["C:\\Users\\jane\\rows.csv"]}}
+    values["spec"]["method"]["settings"] = {"beta": 0.1, "corpus": "~jane/corpus.jsonl"}
+    values["spec"]["model"]["template"] = "{question} / answer"
+    paths = ("request", "target.path", "data.settings.files", "model.template", "target.kind")
+    values["origins"] = dict.fromkeys(paths, "user --set")
+    (copy / "spec.yaml").write_text(yaml.safe_dump(values))
+    facts = {f.label: f.value for f in build(load_run(copy)).asked}
+    told = facts["Set by the user"]
+    assert "request = request.json" in told and "target.path = my-model" in told and "rows.csv" in told
+    assert "{question} / answer" in told and "target.kind = folder" in told and "corpus.jsonl" in facts["Method"]
+    assert not any(name in render(copy).lower() for name in ("jane", "cases"))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("training.json", lambda data: data.update(stages={"unlearn": "Infinity"}, seconds="Infinity")),
+        ("training.json", lambda data: data["history"][0].update(step="many", forget_nll="Infinity")),
+        ("conclusion.json", lambda data: [f["evidence"].update(low="none", high=[]) for f in data["findings"]]),
+        ("conclusion.json", lambda data: [f.update(evidence={"value": "much"}) for f in data["findings"]]),
+        ("attacks/relearn_in_domain/curve.json", lambda data: data["points"][1].update(value="Infinity")),
+    ],
+)
+def test_numbers_that_are_none_end_nothing(copy: Path, name: str, change) -> None:
+    data = json.loads((copy / name).read_text())
+    change(data)
+    write_json(copy / name, data)
+    assert all(render(copy, kind) for kind in ("html", "md"))
+
+
+def test_events_may_hold_anything(copy: Path) -> None:
+    (copy / "training.json").unlink()
+    with open(copy / "events.jsonl", "a") as handle:
+        handle.write('{"event": "stage-done", "stage": "odd", "seconds": "long", "cpu_seconds": [], "memory": 3}\n')
+    assert "Odd" in render(copy)
+
+
+@pytest.mark.parametrize("digits", ["9" * 400, "1e999", "9" * 5000])
+def test_a_number_too_large_is_refused_by_the_name_of_its_file(copy: Path, digits: str) -> None:
+    text = (copy / "training.json").read_text()
+    (copy / "training.json").write_text(text.replace('"step": 1,', f'"step": {digits},', 1))
+    with pytest.raises(RecordError, match=r"record\.bad-file.*training\.json"):
+        render(copy)

@@ -9,7 +9,7 @@ from efface.attacks.base import AttackContext
 from efface.attacks.forcing import FirstToken, FirstTokenForcing, PrefixForcing, at_the_start
 from efface.attacks.sampling import Sampling
 from efface.audit.attacks import Runner
-from efface.audit.store import PassSettings, Role
+from efface.audit.roles import PassSettings, Role
 from efface.models.tampering import StateEdit, Tampering
 from efface.passes.generate import GenerateSettings, generate
 from efface.suites import AttackEntry, Suite

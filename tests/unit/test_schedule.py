@@ -170,7 +170,35 @@ def test_an_adapter_is_merged(tmp_path):
     with torch.no_grad():
         logits = [m.module.eval()(input_ids=ids).logits for m in (merged, after, before)]
     assert torch.allclose(logits[0], logits[1], atol=1e-4) and not torch.allclose(logits[0], logits[2], atol=1e-2)
-    assert place == tmp_path / "merged" and whole(folder, lm.made["target"], resolved("muse"), place) == place
+    assert place.parent == tmp_path and place.name.startswith("merged-")
+    assert whole(folder, lm.made["target"], resolved("muse"), tmp_path / "merged") == place
+
+
+def test_a_merged_adapter_is_never_that_of_another_run(tmp_path, monkeypatch):
+    """Its folder is named after the adapter, and is there whole or not at all."""
+    from efface.schedule import steps
+
+    class Merged:
+        module = type("Module", (), {"merge_and_unload": lambda self: self})()
+
+        def save(self, folder):
+            (folder / "config.json").write_text("{}")
+            if broken:
+                raise RuntimeError("killed")
+
+    stored = type("Adapter", (), {"kind": "adapter", "attach": lambda self, target: Merged()})()
+    monkeypatch.setattr(steps.Artifact, "load", lambda folder: stored)
+    target = type("Target", (), {"open": lambda self, model: None})()
+    (tmp_path / "model").mkdir()
+    places = []
+    for content in ("one", "two"):
+        (tmp_path / "model/artifact.json").write_text(content)
+        broken = True
+        with pytest.raises(RuntimeError):
+            whole(tmp_path, target, resolved("muse"), tmp_path / "merged")
+        broken = False
+        places.append(whole(tmp_path, target, resolved("muse"), tmp_path / "merged"))
+    assert places[0] != places[1] and all((place / "config.json").is_file() for place in places)
 
 
 def test_a_guard_leaves_nothing_to_start_from(tmp_path):

@@ -111,3 +111,43 @@ def test_early_stop_below_the_head(b, rows, off) -> None:
     assert shared.logits is None
     real = batch.inputs["attention_mask"].bool()
     assert torch.allclose(shared.hidden[1][real], plain.hidden[1][real], atol=1e-5)
+
+
+def test_attribution_of_vectors_is_the_same(b, rows, off) -> None:
+    """What the last block writes at the shared start reaches no answer, and that is no error."""
+    from efface.passes.attribution_of_values import attribution
+
+    model = b.model("target")
+    shared = attribution(model, rows)
+    off()
+    assert all(torch.allclose(a, c, atol=1e-4) for a, c in zip(shared, attribution(model, rows), strict=True))
+
+
+def test_perturbed_states_are_those_of_whole_rows(b, rows, off) -> None:
+    """LAT adds Float[B, T, width] to what a block receives: with a shared start it would not fit."""
+    from efface.engine.settings import TrainSettings
+    from efface.methods.base import METHODS, Context
+
+    def trained() -> list[torch.Tensor]:
+        train = TrainSettings(lr=1e-4, optimizer="sgd", steps=1, batch_size=8, warmup=0.0)
+        context = Context(b.model("target"), rows, rows, train)
+        METHODS.get("lat")(iterations=2).apply(context)
+        return list(context.adapter.module.parameters())
+
+    shared = trained()
+    off()
+    assert all(torch.allclose(a, c, atol=1e-5) for a, c in zip(shared, trained(), strict=True))
+
+
+def test_pathways_read_whole_rows(b, monkeypatch, off) -> None:
+    """Copies of one question share all of it."""
+    from efface.audit.pathways import corrupted
+    from efface.passes.pathways import importance
+
+    monkeypatch.setattr(sharing, "LEAST_TOKENS", 2)
+    monkeypatch.setattr(sharing, "LEAST_SHARE", 0.0)
+    model = b.model("target")
+    query, lead = corrupted(model, b.data.eval["forget"][0], b.data)
+    shared = importance(lead.put_on(model), query)
+    off()
+    assert shared and shared == pytest.approx(importance(lead.put_on(model), query), abs=1e-4)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from efface.audit.store import PassSettings, Role, Store
-from efface.metrics.base import Need
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
+from efface.metrics.base import Need, NotComputed, Tables
+from efface.metrics.parametric import left_buckets, update_norm, weights_moved
+from efface.models.folders import quiet_transformers
+from efface.models.open import open_model
+from efface.models.tiny import tiny_folder
 from efface.passes.cache import Cache
 from efface.testing.bench import bench
 
@@ -68,3 +75,48 @@ def test_a_metric_added_later_computes_only_its_own(b, asked, tmp_path: Path) ->
     tables(b, tmp_path, NEED)
     assert tables(b, tmp_path, NEED)[0] == 0
     assert asked == [(("answer",), True), (("answer", "wrong"), False)]
+
+
+# -- weights ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_weights_count_once_and_the_head_is_not_rounded(tmp_path: Path, tied: bool) -> None:
+    """Every weight doubles: all moved, as far as they were from 0, and every code stays. Then the embeddings alone
+    move: their share of the total, whether a head is tied to them or not, and nothing that rounding touches."""
+    with quiet_transformers():
+        tiny_folder(["a few words"], tmp_path, vocab=300, width=16, layers=1, ff=32, heads=2, tied=tied)
+    target = open_model(tmp_path)
+    total = sum(p.numel() for p in target.module.parameters())
+
+    def of(other) -> Tables:
+        store = Store({"target": Role(lambda: target), "unlearned": Role(lambda: other)}, {}, PassSettings())
+        return Tables(lambda asked, need: store.fetch("unlearned", need), "forget")
+
+    double, embedded = target.clone(), target.clone()
+    with torch.no_grad():
+        for p in double.module.parameters():
+            p.mul_(2)
+        embedded.module.get_input_embeddings().weight.add_(1)
+    found = of(double)
+    assert weights_moved(found).n == total and update_norm(found).value == pytest.approx(1.0)
+    assert left_buckets(found, 4).value == 0.0
+    names = {line["name"] for line in found.weights().to_pylist() if line["buckets_4"] is None}
+    assert names >= set(target.head_parameters()) and all("norm" in n or "embed" in n or "head" in n for n in names)
+    size = embedded.module.get_input_embeddings().weight.numel()
+    assert weights_moved(of(embedded)).value == pytest.approx(size / total)
+    with pytest.raises(NotComputed, match="no rounded weight differs"):
+        left_buckets(of(embedded), 8)
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+def test_the_index_of_other_concept_vectors_is_another_table(b, tmp_path: Path) -> None:
+    """Two worlds of one seed that bring different vectors do not share the cached index; the same world does."""
+
+    def columns(*brought: int) -> tuple[int, list[int]]:
+        records = [{"concept": "x", "layer": 1, "column": column} for column in brought]
+        world = SimpleNamespace(seed=0, concept_vectors=records)
+        store = Store(
+            {"target": Role(lambda: b.model("target"))}, b.data.eval, PassSettings(), Cache(tmp_path), world=world
+        )
+        return store.passes, store.fetch("target", Need("concept_index", "forget"))["column"].to_pylist()
+
+    assert [columns(3)[1], columns(5, 6)[1], columns(3)[1]] == [[3], [5, 6], [3]]

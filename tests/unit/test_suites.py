@@ -48,3 +48,21 @@ def test_two_attacks_with_one_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", suites.names())
 def test_built_in_suites_load(name: str) -> None:
     assert suites.load(name).name == name
+
+
+def test_a_suite_brings_the_rows_it_is_made_for() -> None:
+    """Where a suite is named and no data; what the user names, and a request, win."""
+    from efface.spec import resolve
+
+    def benchmark(**given) -> str:
+        return resolve(("command line", given)).spec.data.benchmark
+
+    assert benchmark(audit={"suite": "tofu_attacks"}) == "tofu" and benchmark(audit={"suite": "full_stack"}) == "people"
+    assert benchmark(audit={"suite": "tofu"}, data={"benchmark": "people"}) == "people"
+    assert benchmark(audit={"suite": "tofu"}, request="request.json") == "people"
+    origins = resolve(("command line", {"audit": {"suite": "tofu_full"}})).origins
+    assert origins["data.benchmark"] == "suite tofu_full"
+    from efface.data.benchmarks.base import BENCHMARKS
+
+    made_for = {name: suites.load(name).benchmark for name in suites.names()}
+    assert set(made_for.values()) - {""} <= set(BENCHMARKS.names())

@@ -11,7 +11,7 @@ import torch
 from efface.attacks.proximal import Filter, Judged, SurrogateSettings, acceptance, as_texts, draw
 from efface.audit.consistency import consistency, stress
 from efface.audit.pathways import corrupted, pathways
-from efface.audit.store import Role
+from efface.audit.roles import Role
 from efface.data.benchmarks.people import People
 from efface.data.worlds.surrogates import Surrogate, hand_made
 from efface.errors import NeedsError
@@ -133,6 +133,14 @@ def test_stress_runs_a_metric_on_both_sets(lm: Bench) -> None:
     assert found.forgotten > 0.8 and found.pairs == len(made)
     with pytest.raises(NeedsError, match="consistency.no-rows"):
         stress(["pinpoint_auc"], roles, rows, made, world=lm.data.world)
+
+
+def test_stress_refuses_metrics_without_a_side_before_it_runs_anything() -> None:
+    """A distance falls when a model comes closer, whatever it knows: refused with no model loaded."""
+    roles = {name: Role(lambda: pytest.fail("a model was loaded")) for name in ("target", "unlearned")}
+    with pytest.raises(NeedsError, match="consistency.no-side") as error:
+        stress(["probability", "truth_ratio_tofu_compat"], roles, [], [])
+    assert "truth_ratio_tofu_compat" in str(error.value) and error.value.fix
 
 
 # -- pathways ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import nn
 
 from efface.data.rows import Row
 from efface.engine.settings import TrainSettings
-from efface.errors import NeedsError, RunFailed
+from efface.errors import NeedsError, RunFailed, SpecError
 from efface.methods.base import METHODS, Context
 from efface.methods.language import task_vector
 from efface.models.causal_lm import CausalLM
@@ -99,21 +99,13 @@ def test_scale_zero_leaves_the_target_bit_identical(start: CausalLM) -> None:
     assert all(torch.equal(before[n], after[n]) for n in before)
 
 
-def test_the_loss_method_settings_of_the_run_do_not_reach_the_reinforcement(start: CausalLM) -> None:
-    """A forget weight of 0, a stop limit and an update rule belong to losses: the vector is the same without them."""
-    plain, odd = (
-        context(start),
-        context(
-            start,
-            FAST.model_copy(
-                update={"forget_weight": 0.0, "stop_nll": 1e-6, "rule": "sam", "rule_settings": {"rho": 1.0}}
-            ),
-        ),
-    )
-    for case in (plain, odd):
-        METHODS.get("task_vector")(scale=1.0).apply(case)
-    a, b = weights(plain.adapter), weights(odd.adapter)
-    assert all(torch.equal(a[n], b[n]) for n in a)
+@pytest.mark.parametrize("name", ["task_vector", "whp_logits"])
+@pytest.mark.parametrize(
+    "change", [{"forget_weight": 0.5}, {"stop_nll": 1.0}, {"rule": "sam"}, {"rule_settings": {"rho": 1.0}}]
+)
+def test_settings_of_a_loss_it_does_not_have_are_refused(name: str, change: dict, start: CausalLM) -> None:
+    with pytest.raises(SpecError, match=f"train.{next(iter(change))} has no meaning"):
+        METHODS.get(name)().check(context(start, FAST.model_copy(update=change)))
 
 
 @pytest.mark.mechanism("task_vector", "k chosen on retain rows")

@@ -150,6 +150,10 @@ def test_refusals(tokenizer):
     with pytest.raises(ModelError) as caught:
         Template.choose("auto", tokenizer)
     assert caught.value.code == "model.bad-template"
+    for source in ("{{ 1 // 0 }}", "{{ messages.x.y() }}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"):
+        with_template(tokenizer, source)
+        with pytest.raises(ModelError, match=r"model\.bad-template"):
+            Template.choose("auto", tokenizer)
     with_template(tokenizer, None)
     for name in ("auto", "chat"):
         with pytest.raises(ModelError) as caught:

@@ -61,7 +61,13 @@ def test_bad_ranges_are_refused(text: str, why: str) -> None:
 
 def test_ranges_must_fit_their_settings() -> None:
     spec = spec_of().spec
-    check_space(spec, parse_space(["method.beta=log:0.01:1", "train.rule_settings.rho=log:0.001:0.1"]))
+    check_space(spec, parse_space(["method.beta=log:0.01:1"]))
+    rho = "train.rule_settings.rho=log:0.001:0.1"
+    check_space(spec.model_copy(update={"train": spec.train.model_copy(update={"rule": "sam"})}), parse_space([rho]))
+    check_space(spec, parse_space(["train.rule=choice:sum,sam", rho]))
+    for wrong in (["train.rule=choice:sam,foo"], [rho], ["train.rule=choice:sum,sam", rho.replace("rho", "rhoo")]):
+        with pytest.raises(SpecError):
+            check_space(spec, parse_space(wrong))
     for text in (
         "method.betta=log:0.1:1",
         "train.learning_rate=log:1:2",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from efface.artifact import Artifact
+from efface.attacks.base import ATTACKS, AttackContext
+from efface.attacks.free_inputs import around, free_ids, start_vectors
+from efface.attacks.remove_guard import RemoveGuard
 from efface.data.rows import Row
 from efface.engine.finetune import fit
 from efface.engine.settings import Select, TrainSettings
+from efface.errors import NeedsError
 from efface.guards import Contrast, LogitBias
 from efface.methods.base import METHODS, Context
 from efface.models.causal_lm import CausalLM
 from efface.models.contrasted import Contrasted, generic
-from efface.models.tampering import Tampering
+from efface.models.tampering import StateEdit, Tampering
 from efface.passes.cache import fingerprint
 from efface.passes.generate import GenerateSettings, generate
 from efface.passes.score import score
@@ -136,3 +141,65 @@ def test_lora_reinforcement_is_merged(done: Context) -> None:
     METHODS.get("whp_logits")(alpha=60.0).apply(context)
     artifact = artifact_of(METHODS.get("whp_logits")(), b.model("target"), context.adapter)
     assert artifact.tensors and not any("lora" in name for name in artifact.tensors)
+
+
+# -- under attack ------------------------------------------------------------------------------------------------------
+def test_without_its_strength_it_is_the_plain_model_bit_for_bit(done: Context) -> None:
+    """Log-probs, answers decoded from a cache, and the start that all prompts share run once, as the target does it;
+    the second model does not run."""
+    alone, target = done.adapter.clone(), bench().model("target")
+    alone.alpha = 0.0
+    ran = alone.other.register_forward_hook(lambda *_: pytest.fail("the second model ran"))
+    start = "Read this with care and answer in one short sentence, as you were told before. "
+    asked = [replace(r, prompt=start + r.prompt) for r in rows("forget", 8)]
+    settings = GenerateSettings(max_new_tokens=12)
+    mine, plain = (score(m, asked, answers=("answer", "wrong"), generate=settings) for m in (alone, target))
+    ran.remove()
+    assert mine.tokens.equals(plain.tokens) and mine.generations["ids"].equals(plain.generations["ids"])
+    assert outputs(done.adapter, asked) != outputs(target, asked) and done.adapter.alpha == 60.0
+
+
+def test_taking_off_the_guard_takes_off_the_second_model(done: Context) -> None:
+    """It is counted, holds at the first point and is gone from the second on."""
+    b, asked = bench(), rows("forget", 4)
+    hidden, plain = outputs(done.adapter, asked), outputs(b.model("target"), asked)
+    points = RemoveGuard().points(AttackContext(done.adapter.clone(), b.data))
+    trail = [(outputs(p.adapter, asked), p.supplied["things_found"]) for p in points]
+    assert hidden != plain and trail == [(hidden, 1), (plain, 1), (plain, 1), (plain, 1)]
+
+
+def test_first_tokens_are_not_ranked_by_one_model_of_two(done: Context) -> None:
+    attack, b = ATTACKS.get("first_token"), bench()
+    with pytest.raises(NeedsError, match=r"attack\.second-model"):
+        next(attack().points(AttackContext(done.adapter.clone(), b.data)))
+    alone = done.adapter.clone()
+    alone.alpha = 0.0
+    assert next(attack().points(AttackContext(alone, b.data))).budget == {"first_tokens": 1}
+
+
+def test_free_vectors_and_edits_reach_the_first_model_only(done: Context) -> None:
+    """By hand: the first model reads the vectors, the second one token 0 in their place."""
+    guarded, row = done.adapter, rows("forget", 1)[0]
+    vectors = start_vectors(guarded, 2).detach() + 0.5
+    edit = StateEdit(1, "add", torch.full((64,), 0.1))
+    attacked = around(guarded.tampered(Tampering(edits=(edit,))), {"": free_ids(guarded, 2)}, vectors)
+    batch = attacked.collate([attacked.encode(row)], [0])
+    ids = batch.inputs["input_ids"]
+    size = guarded.hf.get_input_embeddings().weight.shape[0]
+    assert int((ids >= size).sum()) == 2
+    with torch.no_grad():
+        embedded = guarded.hf.get_input_embeddings()(ids.masked_fill(ids >= size, 0))
+        embedded[ids >= size] = vectors
+        hook = guarded.blocks[0].register_forward_hook(lambda module, args, out: out + 0.1)
+        first = guarded.module(inputs_embeds=embedded).logits[0][batch.label_at]
+        hook.remove()
+        second = guarded.other(ids.masked_fill(ids >= size, 0)).logits[0][batch.label_at]
+    mixed = generic(first, second, guarded.alpha).log_softmax(-1).gather(1, batch.label_id[:, None]).squeeze(1)
+    torch.testing.assert_close(torch.tensor(outputs(attacked, [row])[0]), mixed, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["soft_prompt", "embedding", "gcg"])
+def test_attacks_with_free_vectors_run(done: Context, name: str) -> None:
+    b = bench()
+    point = next(ATTACKS.get(name)(steps=(1,)).points(AttackContext(done.adapter.clone(), b.data)))
+    assert type(point.adapter) is Contrasted and outputs(point.adapter, rows("forget", 2))

@@ -10,8 +10,8 @@ from efface.models.base import ModelAdapter
 
 
 def bare(adapter: Any) -> Any:
-    """``adapter`` (changed in place) without input guard, logit bias or tampering, and with its LoRA adapter merged
-    into the weights. What unlearning did to the weights stays."""
+    """``adapter`` (changed in place) without input guard, logit bias, second model or tampering, and with its LoRA
+    adapter merged into the weights. What unlearning did to the weights stays."""
     take_off_input_guard(adapter)
     take_off_output_guard(adapter)
     return merged(adapter)
@@ -24,9 +24,16 @@ def take_off_input_guard(adapter: Any) -> None:
 
 
 def take_off_output_guard(adapter: Any) -> None:
-    """No logit bias and no edits around the forward any more; in place."""
+    """No logit bias, no second model beside the first and no edits around the forward any more; in place."""
     if adapter.family == "causal_lm":
         adapter.logit_bias, adapter.tampering = None, None
+    if has_second_model(adapter):
+        adapter.alpha = 0.0
+
+
+def has_second_model(adapter: Any) -> bool:
+    """Whether the logits of a second model are set against the first one's (``models.contrasted``)."""
+    return bool(getattr(adapter, "alpha", 0.0))
 
 
 def scale_adapter(adapter: ModelAdapter, scale: float) -> None:

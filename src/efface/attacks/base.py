@@ -24,8 +24,8 @@ class AttackContext:
 
     ``original`` gives the target (the model before unlearning) to attacks that declare ``needs_original``.
     ``built_with``: training settings that taught the target, where they are known (an attacker's default learning rate
-    hangs on them). ``naive`` gives a model that never knew (the reference, else the base model; None where there is
-    neither) to attacks that declare ``needs_naive``.
+    hangs on them). ``naive`` gives a model that never knew (a second reference, which is no control; else the
+    reference, else the base model; None where there is none of them) to attacks that declare ``needs_naive``.
     """
 
     adapter: ModelAdapter

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from efface.attacks.base import Attack, AttackContext, AttackPoint, attack
+from efface.attacks.lead_in import with_edits
 from efface.card import Card
 from efface.data.rows import Bundle
 from efface.errors import NeedsError
-from efface.models.tampering import StateEdit, Tampering
+from efface.models.tampering import StateEdit
 from efface.settings import Settings, setting
 
 CARD = Card(
@@ -43,6 +44,7 @@ class EarlyExit(Attack):
         )
 
     threat = "white-box"
+    version = 2
 
     def forwards(self, data: Bundle) -> float:
         """Every measured row at every exit."""
@@ -53,8 +55,8 @@ class EarlyExit(Attack):
         model, depth = context.adapter, len(context.adapter.blocks)
         for skipped in self._skipped(depth):
             edits = [StateEdit(layer, "skip") for layer in range(depth - skipped + 1, depth + 1)]
-            tampered = model.tampered(Tampering(edits=edits))  # type: ignore[attr-defined]
-            yield AttackPoint({"blocks_skipped": skipped}, "blocks_skipped", tampered, best=self.settings.best)
+            shorter = with_edits(model, edits)  # type: ignore[arg-type]
+            yield AttackPoint({"blocks_skipped": skipped}, "blocks_skipped", shorter, best=self.settings.best)
 
     def _skipped(self, depth: int) -> list[int]:
         if self.settings.skipped is None:

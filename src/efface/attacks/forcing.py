@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from efface.attacks.bare import has_second_model
 from efface.attacks.base import Attack, AttackContext, AttackPoint, attack
 from efface.attacks.lead_in import LeadIn
 from efface.card import Card
 from efface.data.rows import Bundle, Rows
+from efface.errors import NeedsError
 from efface.models.tampering import Tampering
 from efface.passes.generate import GenerateSettings
 from efface.settings import Settings, setting
@@ -49,7 +51,10 @@ FIRST = Card(
     source="arXiv:2406.05946 (shallow alignment: the first tokens decide); evaluation sheet 11 c8",
     summary="The answer is made to begin with the model's second, third ... choice of a first token and goes on "
     "greedily; each row counts with its best answer.",
-    derived=("choices 2 to 8; ranks are those of the model as it answers, a logit bias included",),
+    derived=(
+        "choices 2 to 8; ranks are those of the model as it answers, a logit bias included",
+        "a model whose logits are set against a second one's (whp_logits) is refused: ranks would be those of one",
+    ),
     tested=(
         "tiny ladder, seed 0, ROUGE plain and best of 5 first tokens: SmallLR .30 -> .56, HeadOnly .15 -> .21, "
         "references .37 -> .55 and .33 -> .50: no excess there",
@@ -115,6 +120,7 @@ class FirstTokenForcing(Attack):
     reads = "rouge"
     controls = ("reference",)
     families = ("causal_lm",)
+    version = 2
 
     def forwards(self, data: Bundle) -> float:
         """Every measured row for every token."""
@@ -122,6 +128,12 @@ class FirstTokenForcing(Attack):
 
     def points(self, context: AttackContext) -> Iterator[AttackPoint]:
         """Choice after choice; scores that read log-probs stay as they were."""
+        if has_second_model(context.adapter):
+            raise NeedsError(
+                "attack.second-model",
+                "first_token ranks what one model says, and the logits of a second one are set against it here.",
+                "see remove_guard for the model behind it, or leave first_token out.",
+            )
         for rank in range(1, self.settings.choices):
             adapter: Any = context.adapter
             around = adapter.tampering or Tampering()

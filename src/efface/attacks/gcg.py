@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from efface.attacks.base import AttackContext, AttackPoint, attack
 from efface.attacks.free_inputs import around
 from efface.attacks.greedy_coordinate import How, search, usable_tokens
-from efface.attacks.splits import SplitAttack, SplitSettings
+from efface.attacks.splits import SplitAttack, SplitSettings, label_tokens
 from efface.card import Card
 from efface.data.rows import Bundle
 from efface.engine.seeds import derive
@@ -57,6 +57,7 @@ class GCG(SplitAttack):
         how: How = setting("gradient", "random: swaps drawn from all tokens, as many as with the gradient (control)")
 
     threat = "white-box"
+    version = 2
 
     def forwards(self, data: Bundle) -> float:
         """A gradient and all candidates per training row and step, and the tested rows at every stop."""
@@ -69,6 +70,7 @@ class GCG(SplitAttack):
         """Yields after each number of steps; the search goes on."""
         chosen, adapter = self.settings, context.adapter
         rows = self.training(context.data)
+        told = label_tokens(adapter, rows)
         choices = math.log2(int(usable_tokens(adapter).sum()))
         found = search(
             adapter,
@@ -90,6 +92,7 @@ class GCG(SplitAttack):
                         "context_tokens": chosen.tokens,
                         "bits": round(chosen.tokens * choices, 1),
                         "rows": len(rows),
+                        "label_tokens": told,
                         "tried": best.tried,
                         "training_loss": best.loss,
                     },

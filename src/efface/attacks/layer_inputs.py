@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from efface.data.rows import Rows
-from efface.models.base import ModelAdapter
+from efface.models.base import Batch, ModelAdapter
 from efface.passes.batching import batches
 
 Take = Callable[[str, Tensor], None]
@@ -36,7 +37,7 @@ def read_inputs(
     encoded = [adapter.encode(row, answers=("answer",) if answers else ()) for row in rows]
     with adapter.evaluating():
         for part in batches(encoded, token_budget=token_budget, labels=1 << 30):
-            batch = adapter.collate([encoded[i] for i in part], part).to(adapter.device)
+            batch = _whole(adapter, adapter.collate([encoded[i] for i in part], part)).to(adapter.device)
             with ExitStack() as hooks:
                 for name, layer in layers.items():
                     handle = layer.register_forward_pre_hook(_reader(name, batch.token_mask, take))
@@ -44,10 +45,16 @@ def read_inputs(
                 adapter.forward(batch, logits=False, hidden=(depth,))
 
 
+def _whole(adapter: ModelAdapter, batch: Batch) -> Batch:
+    """``batch`` without labels, so that its forward is not split into a shared start and the rest (``models.sharing``):
+    layers are given Float[B, T, in], as the mask is laid out. Edits of states need the labels, and are never split."""
+    return replace(batch, label_at=batch.label_at[:0]) if getattr(adapter, "tampering", None) is None else batch
+
+
 def _reader(name: str, mask: Tensor, take: Take) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     def read(module: nn.Module, args: tuple[Any, ...]) -> None:
-        states = args[0]
-        real = states[mask] if states.shape[:2] == mask.shape else states.reshape(-1, states.shape[-1])
+        states = args[0].reshape(-1, args[0].shape[-1])
+        real = states[mask.reshape(-1)] if len(states) == mask.numel() else states  # an expert is given some of them
         take(name, real.detach().float())
 
     return read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from efface.data.rows import Row, Rows
@@ -31,8 +31,8 @@ class LeadIn:
         return cls({row: words for row, words in found.items() if words})
 
     def put_on(self, model: CausalLM) -> CausalLM:
-        """The model whose answers start so."""
-        return model.tampered(Tampering(forced=self.words))
+        """The model whose answers start so; what else lies around it stays."""
+        return model.tampered(replace(model.tampering or Tampering(), forced=self.words))
 
     def cut(self, name: str, rows: Rows) -> Rows:
         """The rows with what comes after the lead-in as their answer."""
@@ -51,4 +51,4 @@ class LeadIn:
 def with_edits(model: CausalLM, edits: Iterable[object]) -> CausalLM:
     """The model with edits of hidden states added to whatever lies around it already."""
     before = model.tampering or Tampering()
-    return model.tampered(Tampering(before.suffix, before.virtual, before.forced, (*before.edits, *edits)))  # type: ignore[arg-type]
+    return model.tampered(replace(before, edits=(*before.edits, *edits)))  # type: ignore[arg-type]

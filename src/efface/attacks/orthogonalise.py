@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from efface.attacks.base import Attack, AttackContext, AttackPoint, attack
+from efface.attacks.lead_in import with_edits
 from efface.card import Card
 from efface.data.rows import Bundle, Row
 from efface.errors import NeedsError
-from efface.models.tampering import StateEdit, Tampering
+from efface.models.tampering import StateEdit
 from efface.passes.prompt_states import prompt_states
 from efface.settings import Settings, setting
 
@@ -53,6 +54,7 @@ class Orthogonalise(Attack):
 
     threat = "white-box"
     needs_original = True
+    version = 2
 
     def check(self, data: Bundle) -> str:
         """Needs forget questions: the states are those of their prompts."""
@@ -73,9 +75,9 @@ class Orthogonalise(Attack):
             order = sorted(found, key=lambda layer: -found[layer][1])
         for count in _counts(len(order), self.settings.points):
             edits = [StateEdit(layer, "project_out", found[layer][0]) for layer in order[:count]]
-            tampered = model.tampered(Tampering(edits=edits))  # type: ignore[attr-defined]
+            projected = with_edits(model, edits)  # type: ignore[arg-type]
             supplied = {"directions": count, "first_layer": order[0], "rows": len(_questions(context.data))}
-            yield AttackPoint({"layers": count}, "layers", tampered, supplied=supplied)
+            yield AttackPoint({"layers": count}, "layers", projected, supplied=supplied)
 
     def _order(self, depth: int) -> list[int]:
         chosen = self.settings.layers or range(1, depth + 1)

@@ -65,6 +65,7 @@ class Patch(Attack):
 
     threat = "white-box"
     needs_original = True
+    version = 2
 
     def measured(self, data: Bundle) -> dict[str, Rows]:
         """Forget questions; where the subject is patched, those that name it."""

@@ -48,7 +48,9 @@ class SurrogateSettings(Settings):
     fluency_percentile: float = setting(
         25.0, "G3: least log-prob, as a percentile of the forget set's", source="paper", ge=0, le=100
     )
-    seconds: float | None = setting(None, "stop drawing after so long (none: never)", gt=0)
+    seconds: float | None = setting(
+        None, "stop drawing after so long (none: never); not in an audit, where every model is asked the same", gt=0
+    )
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Judged:
 class Filter:
     """G1 to G3 and the relevance check, with thresholds from the forget rows ``rows``.
 
-    ``knows``: the model fine-tuned on them (theta_ft); ``naive``: one that never saw them (theta; the reference or the
+    ``knows``: the model fine-tuned on them (theta_ft); ``naive``: one that never saw them (theta; a reference or the
     base where the model before unlearning is all there is [derived]). Embedding: mean last hidden state of ``naive``.
     Judge rows of the form of ``rows``: questions with questions, plain texts with plain texts.
     """

@@ -89,6 +89,7 @@ class Quantise(Attack):
     controls = ("reference", "target")
     measures = ("forget", "retain")
     families = ("causal_lm",)
+    version = 2
 
     def measured(self, data: Bundle) -> dict[str, Rows]:
         """All forget rows, and enough retain rows to see whether quantising broke the model."""
@@ -107,7 +108,12 @@ class Quantise(Attack):
         if reason := missing(self.settings.kinds):
             raise NeedsError("attack.needs-extra", f"quantise: {reason}.", "pip install 'efface[quant]'.")
         adapter = merged(context.adapter)
-        weights = quantisable(adapter)
+        if not (weights := quantisable(adapter)):
+            raise NeedsError(
+                "attack.no-linear-layers",
+                "quantise: this model holds no linear layer but its output head.",
+                "round its weights with round_weights instead.",
+            )
         original = {name: p.detach().clone() for name, p in weights.items()}
         count = sum(p.numel() for p in weights.values())
         kept = sum(p.numel() for p in adapter.module.parameters()) - count

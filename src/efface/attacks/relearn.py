@@ -39,6 +39,7 @@ CARD = Card(
         "a model with something around it (instruction, logit bias, LoRA adapter) is attacked behind it: the guard is "
         "taken off and the adapter merged before the first step. What that alone shows is the curve of `remove_guard`",
     ),
+    differs=("what is called all weights leaves out embeddings and output head, which stay as they are",),
     tested=(
         "tiny ladder, seed 0, forget probability at 0 and 16 steps, in_domain: SmallLR .07 -> .87, HeadOnly "
         ".44 -> .98, references .01 -> .11 and .02 -> .11; with LoRA .07 -> .84, .44 -> .97, .01 -> .12, .02 -> .12",
@@ -91,7 +92,9 @@ class Relearn(Attack):
             "factors on the rate; the worst case is chosen on validation facts (none: the rate itself, no validation)",
             source="sheet 11 (h): {1e-5, 5e-5, 2e-4}, which is 0.2, 1, 4 times 5e-5",
         )
-        lora: bool = setting(False, "train a LoRA adapter instead of all weights")
+        lora: bool = setting(
+            False, "train a LoRA adapter instead of all weights (but embeddings and output head, which stay fixed)"
+        )
         test_share: float = setting(
             0.5, "in_domain: share of each entity's facts that is held out, never trained", source="RTT", gt=0, lt=1
         )
@@ -102,7 +105,7 @@ class Relearn(Attack):
     threat = "white-box"
     controls = ("reference",)
     families = ("causal_lm",)
-    version = 2
+    version = 3
 
     def measured(self, data: Bundle) -> dict[str, Rows]:
         """Only facts that are neither trained nor used to choose the rate."""

@@ -14,7 +14,7 @@ from efface.errors import NeedsError
 
 
 def attack_rows(kind: str, data: Bundle, parts: Split, *, unrelated: str, path: str, most: int) -> list[Row]:
-    """Training rows of one kind (``in_domain``, ``benign``, ``out_of_domain``), at most ``most`` (0: all).
+    """Training rows of one kind (``in_domain``, ``benign``, ``out_of_domain``): ``most``, evenly spread (0: all).
 
     Rows of the bundle that give away a fact of validation or test are left out, and benign and out-of-domain ones also
     when they name a forgotten entity. A user's file is not cleaned but refused (``NeedsError`` attack.test-answers).
@@ -22,16 +22,20 @@ def attack_rows(kind: str, data: Bundle, parts: Split, *, unrelated: str, path: 
     forget = data.eval["forget"]
     secret = [*parts.rows("validation", forget), *parts.rows("test", forget)]  # type: ignore[arg-type]
     if path:
-        rows = list(read_rows(path))
-        refuse_leaks(rows, secret, "relearn.path", named=True)
-        return rows[: most or None]
+        own = list(read_rows(path))
+        refuse_leaks(own, secret, "relearn.path", named=True)
+        return _at_most(own, most)
     secrets = Secrets.of(secret)
     clean = [
         row
         for row in _candidates(kind, data, parts, unrelated)
         if not secrets.given_away_by(row) and (kind == "in_domain" or not secrets.named_by(row))
     ]
-    return list(evenly(clean, most)) if most else clean  # type: ignore[arg-type]
+    return _at_most(clean, most)
+
+
+def _at_most(rows: list[Row], most: int) -> list[Row]:
+    return list(evenly(rows, most)) if most else rows  # type: ignore[arg-type]
 
 
 def _candidates(kind: str, data: Bundle, parts: Split, unrelated: str) -> Sequence[Row]:

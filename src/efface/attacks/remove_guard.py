@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from efface.attacks.bare import scale_adapter, take_off_input_guard, take_off_output_guard
+from efface.attacks.bare import has_second_model, scale_adapter, take_off_input_guard, take_off_output_guard
 from efface.attacks.base import Attack, AttackContext, AttackPoint, attack
 from efface.card import Card
 from efface.data.rows import Bundle
@@ -15,7 +15,7 @@ CARD = Card(
     title="Removing the guard",
     source="arXiv:2403.03329 (guardrails match unlearning at the output and leave the weights alone); attack derived",
     summary="Takes away, one after the other, the instruction or filter on the question, the change of the outputs "
-    "(logit bias, edited states) and the LoRA adapter, until the bare weights answer.",
+    "(logit bias, second model, edited states) and the LoRA adapter, until the bare weights answer.",
     derived=(
         "every model goes through the same points, so that the control has one for each; where there is nothing to "
         "remove, a point equals the one before it",
@@ -41,6 +41,7 @@ class RemoveGuard(Attack):
     threat = "white-box"
     controls = ("reference",)
     families = ("causal_lm",)
+    version = 2
 
     def forwards(self, data: Bundle) -> float:
         """Every measured row at every point."""
@@ -68,7 +69,8 @@ class RemoveGuard(Attack):
 
 
 def around(adapter: ModelAdapter) -> int:
-    """How many kinds of things lie around the weights: input guard, output guard, LoRA adapter."""
+    """How many kinds of things lie around the weights: input guard, output guard (logit bias, second model, edited
+    states), LoRA adapter."""
     asked = any(getattr(adapter, name, "") for name in ("instruction", "instead"))
     changed = any(getattr(adapter, name, None) is not None for name in ("logit_bias", "tampering"))
-    return asked + changed + hasattr(adapter.module, "peft_config")
+    return asked + (changed or has_second_model(adapter)) + hasattr(adapter.module, "peft_config")

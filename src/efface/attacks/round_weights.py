@@ -73,7 +73,7 @@ class RoundWeights(Attack):
     controls = ("reference", "target")
     measures = ("forget", "retain")
     families = ("causal_lm", "classifier")
-    version = 2
+    version = 3
 
     def measured(self, data: Bundle) -> dict[str, Rows]:
         """All forget rows, and enough retain rows to see whether rounding broke the model."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from efface.attacks.base import AttackContext, AttackPoint, attack
 from efface.attacks.free_inputs import Rule, around, descend, free_ids, random_targets, start_vectors
-from efface.attacks.splits import SplitAttack, SplitSettings
+from efface.attacks.splits import SplitAttack, SplitSettings, label_tokens
 from efface.card import Card
 from efface.data.rows import Bundle
 from efface.settings import setting
@@ -50,6 +50,7 @@ class SoftPrompt(SplitAttack):
         control: bool = setting(True, "also train the twin with random targets", source="sheet 11 (g)")
 
     threat = "white-box"
+    version = 2
 
     def forwards(self, data: Bundle) -> float:
         """Three per training row and step, twice with the control, and the tested rows at every stop."""
@@ -76,6 +77,7 @@ class SoftPrompt(SplitAttack):
             "trained_parameters": chosen.vectors * models[0][1].shape[1],
             "bits": 32.0 * models[0][1].numel(),
             "rows": len(rows),
+            "label_tokens": label_tokens(adapter, rows),
             "context_tokens": chosen.vectors,
         }
         for step, slopes in enumerate(zip(*runs, strict=True)):

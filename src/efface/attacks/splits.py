@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Literal
 
 from efface.attacks.base import Attack
 from efface.attacks.held_out import fact, overlap, split
+from efface.attacks.some_rows import evenly
 from efface.attacks.wording import NO_QUESTIONS, asked
 from efface.data.rows import Bundle, Row, Rows
+from efface.models.base import ModelAdapter
 from efface.settings import Settings, setting
 
 By = Literal["fact", "entity"]
@@ -46,7 +49,12 @@ class SplitAttack(Attack):
     def training(self, data: Bundle) -> list[Row]:
         """The questions that are trained on."""
         chosen = self.settings
-        return evenly(trained_rows(data, chosen.split, chosen.test_share), chosen.rows)
+        return list(evenly(trained_rows(data, chosen.split, chosen.test_share), chosen.rows))  # type: ignore[arg-type]
+
+
+def label_tokens(adapter: ModelAdapter, rows: Sequence[Row]) -> int:
+    """Answer tokens of ``rows``: what an attacker who trains on them tells."""
+    return sum(adapter.encode(row).labels for row in rows)
 
 
 def tested_rows(data: Bundle, by: By, share: float) -> list[Row]:
@@ -73,8 +81,3 @@ def _trained(rows: list[Row], by: By, share: float) -> frozenset[str]:
     order = random.Random("split/entity").sample(entities, len(entities))
     chosen = set(order[max(1, round(share * len(order))) :])
     return frozenset(fact(r) for r in rows if (r.entity or r.id) in chosen)
-
-
-def evenly(rows: list[Row], most: int) -> list[Row]:
-    """At most ``most`` of ``rows``, evenly spread."""
-    return rows if len(rows) <= most else [rows[i * len(rows) // most] for i in range(most)]

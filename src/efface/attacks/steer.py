@@ -19,6 +19,7 @@ from efface.attacks.own_prompts import distinct
 from efface.card import Card
 from efface.data.rows import Bundle, Row, Rows
 from efface.engine.seeds import derive
+from efface.errors import NeedsError
 from efface.models.tampering import StateEdit
 from efface.passes.prompt_states import prompt_states
 from efface.passes.score import score
@@ -95,6 +96,7 @@ class Steer(Attack):
         )
 
     threat = "white-box"
+    version = 2
 
     def measured(self, data: Bundle) -> dict[str, Rows]:
         """Questions that name their subject, without those the layer is chosen on."""
@@ -139,8 +141,15 @@ class Steer(Attack):
         return ([], rows) if self.settings.layer else split_entities(rows, self.settings.selection_share, "steer")
 
     def _layers(self, depth: int) -> list[int]:
-        if self.settings.layer:
-            return [min(self.settings.layer, depth)]
+        chosen = self.settings.layer
+        if chosen and chosen > depth:
+            raise NeedsError(
+                "attack.no-layer",
+                f"steer is to steer layer {chosen} of a model with layers 1 to {depth}.",
+                "name a layer the model has, or none.",
+            )
+        if chosen:
+            return [chosen]
         return sorted({math.ceil(share * depth) for share in DEPTHS})
 
     def _vectors(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 from efface.attacks.base import Attack, AttackContext, AttackPoint, attack
 from efface.attacks.proximal import Filter, Judged, SurrogateSettings, acceptance, as_texts, draw
@@ -14,6 +16,8 @@ from efface.data.rows import Bundle, Row, Rows
 from efface.data.telling import tells
 from efface.data.worlds.surrogates import KINDS, Surrogate, hand_made
 from efface.errors import NeedsError
+from efface.models.base import ModelAdapter
+from efface.passes.cache import fingerprint
 from efface.settings import Settings, setting
 
 Kind = Literal["paraphrase", "reversed", "two_hop", "alias", "drawn"]
@@ -33,7 +37,8 @@ CARD = Card(
     ),
     derived=(
         "one surrogate of each kind per row, under the row's id, so that models compare row by row",
-        "the model that never knew is the reference, the base model where there is none",
+        "the model that never knew is a second reference, which is no control. Without one it is the reference, so the "
+        "rows are chosen with the control itself; without both it is the base model",
         "drawing searches candidates of a mixed sampler in place of greedy coordinate gradients",
     ),
     fooled_by=(
@@ -59,12 +64,18 @@ class Surrogates(Attack):
     needs_original = True
     needs_naive = True
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._made: tuple[tuple, Choices] | None = None  # what it depends on, and what was made
+
     def check(self, data: Bundle) -> str:
         """There must be questions, and a kind that they can have."""
-        rows = _questions(data)
+        rows, drawn = _questions(data), "drawn" in self.settings.kinds
         if not rows:
             return "the rows to forget are documents: there is no question to stand in for"
-        return "" if "drawn" in self.settings.kinds or self._made(data, rows) else "no row has a surrogate"
+        if drawn and self.settings.drawn.seconds is not None:
+            return "drawn.seconds would give every model other surrogates: limit drawn.rounds instead"
+        return "" if drawn or _has_any(rows, data) else "no row has a surrogate"
 
     def forwards(self, data: Bundle) -> float:
         """Both models on every surrogate, every surrogate measured; drawing reads each candidate token by token."""
@@ -83,10 +94,10 @@ class Surrogates(Attack):
                 "base model.",
                 "name one with --reference.",
             )
-        knows, naive, rows = context.original(), context.naive(), _questions(context.data)
+        choices = self._choices(context.original(), context.naive(), context)
         tested = 0
         for kind in self.settings.kinds:
-            found, rates = self._chosen(kind, knows, naive, rows, context)
+            found, rates = choices.of(kind)
             if not found:
                 continue
             tested += 1
@@ -103,27 +114,60 @@ class Surrogates(Attack):
                 "add kinds (`drawn` works on any data), or test a target that knows its facts in other forms.",
             )
 
-    def _made(self, data: Bundle, rows: Sequence[Row]) -> bool:
-        return any(r.paraphrase for r in rows) if data.world is None else bool(hand_made(rows, data.world))
+    def _choices(self, knows: ModelAdapter, naive: ModelAdapter, context: AttackContext) -> Choices:
+        """Made once for all models that are attacked with these settings, and again for other models or data."""
+        place = (_whole(knows), _whole(naive), context.data.digest(), id(context.data.world), context.seed)
+        if self._made is None or self._made[0] != place:
+            self._made = place, Choices(knows, naive, context.data, self.settings.drawn, context.seed)
+        return self._made[1]
 
-    def _chosen(
-        self, kind: str, knows: object, naive: object, rows: Sequence[Row], context: AttackContext
-    ) -> tuple[dict[str, Row], dict[str, float]]:
+
+class Choices:
+    """The surrogates of the forget rows, kind by kind, as a model that ``knows`` and a ``naive`` one tell them."""
+
+    def __init__(
+        self, knows: ModelAdapter, naive: ModelAdapter, data: Bundle, settings: SurrogateSettings, seed: int
+    ) -> None:
+        self.knows, self.naive, self.settings, self.seed = knows, naive, settings, seed
+        self.rows, self.world = _questions(data), data.world
+        self._found: dict[str, tuple[dict[str, Row], dict[str, float]]] = {}
+
+    def of(self, kind: str) -> tuple[dict[str, Row], dict[str, float]]:
         """({row id: its surrogate}, share of candidates that passed each check)."""
-        settings, world = self.settings.drawn, context.data.world
-        if kind == "drawn":
-            given = Filter(knows, naive, as_texts(rows), settings, world)  # type: ignore[arg-type]
-            best, rates = draw(given, context.seed)
-            return _by_source(best), _named(rates)
-        if world is None:
-            made = [s for s in _reworded(rows) if kind == "paraphrase"]
+        if kind not in self._found:
+            self._found[kind] = self._drawn() if kind == "drawn" else self._hand_made(kind)
+        return self._found[kind]
+
+    def _drawn(self) -> tuple[dict[str, Row], dict[str, float]]:
+        best, rates = draw(self._filter(as_texts(self.rows)), self.seed)
+        return _by_source(best), _named(rates)
+
+    def _hand_made(self, kind: str) -> tuple[dict[str, Row], dict[str, float]]:
+        if self.world is None:
+            made = _reworded(self.rows) if kind == "paraphrase" else []
         else:
-            made = hand_made(rows, world, (kind,))
-        objects = known_objects(world)  # turned round, the person is what is asked for
+            made = hand_made(self.rows, self.world, (kind,))
+        objects = known_objects(self.world)  # turned round, the person is what is asked for
         wanted = {s.row.id: s.row.entity if kind == "reversed" else objects.get(s.row.fact, "") for s in made}
         made = [s for s in made if not tells(s.row.prompt, s.row, wanted[s.row.id])]
-        judged = Filter(knows, naive, rows, settings, world).judge(made)  # type: ignore[arg-type]
+        judged = self._of_questions.judge(made)
         return _by_source([j for j in judged if j.checks["derived"]]), _named(acceptance(judged))
+
+    @cached_property
+    def _of_questions(self) -> Filter:
+        return self._filter(self.rows)
+
+    def _filter(self, rows: Sequence[Row]) -> Filter:
+        return Filter(self.knows, self.naive, rows, self.settings, self.world)  # type: ignore[arg-type]
+
+
+def _whole(model: ModelAdapter) -> str:
+    """Everything that a model's outputs depend on."""
+    return fingerprint(model) + json.dumps(model.identity(), sort_keys=True, default=str)
+
+
+def _has_any(rows: Sequence[Row], data: Bundle) -> bool:
+    return any(r.paraphrase for r in rows) if data.world is None else bool(hand_made(rows, data.world))
 
 
 def _questions(data: Bundle) -> list[Row]:

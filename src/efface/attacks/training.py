@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from efface.attacks.base import AttackContext
 from efface.data.rows import Rows
+from efface.engine.batches import Sampler
 from efface.engine.finetune import fit_in_parts
 from efface.engine.settings import TrainSettings
 from efface.errors import RunFailed
@@ -34,20 +36,24 @@ class Course:
         yield from fit_in_parts(self.adapter, self.rows, self.train, seed=c.seed, stops=stops, progress=c.progress)
 
     @cached_property
-    def label_tokens(self) -> int:
-        """Answer tokens of the rows: what the attacker tells the model."""
-        return sum(self.adapter.encode(row).labels for row in self.rows)
+    def _labels(self) -> list[int]:
+        """Answer tokens of each row that can be trained on."""
+        encoded = (self.adapter.encode(row) for row in self.rows)
+        return [e.labels for e in encoded if not e.problem]
 
     def trained(self) -> dict[str, Tensor]:
         """The parameters that move."""
         return {n: p for n, p in self.adapter.module.named_parameters() if p.requires_grad}
 
     def supplied(self, step: int) -> dict[str, float]:
-        """What the attacker put in until ``step``."""
+        """What the attacker put in until ``step``: of rows and answer tokens, those that were shown by then."""
+        sampler = Sampler(len(self._labels), self.train.batch_size, self.context.seed, "forget")  # as engine.finetune
+        batches = [sampler.rows(s) for s in range(step)]
+        shown = set(chain.from_iterable(batches))
         return {
-            "rows": len(self.rows),
-            "row_presentations": step * min(self.train.batch_size, len(self.rows)),
-            "label_tokens": self.label_tokens,
+            "rows": len(shown),
+            "row_presentations": sum(map(len, batches)),
+            "label_tokens": sum(self._labels[i] for i in shown),
             "learning_rate": self.train.lr,
             "trained_parameters": sum(p.numel() for p in self.trained().values()),
         }

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from efface.attacks.base import ATTACKS, Attack, AttackContext, AttackPoint
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.data.rows import Bundle, Rows, digest_rows
-from efface.errors import NeedsError, RunFailed
+from efface.errors import DataError, NeedsError, RunFailed
 from efface.metrics.base import METRICS, Score, Tables, best_of, compute
+from efface.passes.cache import SCHEMA_VERSION
+from efface.passes.registry import PASSES
 from efface.progress import SILENT, Progress
 from efface.runs.layout import write_json
 from efface.suites import AttackEntry, Suite
@@ -101,7 +104,7 @@ class Runner:
                 curve, whole = self._curve(attack, entry, role, on_point, None if first else deadline, points)
                 result.curves[role], result.axis = curve, curve.axis
                 result.partial = result.partial or (first is None and not whole)
-        except (NeedsError, RunFailed) as error:
+        except (DataError, NeedsError, RunFailed) as error:
             return AttackResult(result.label, result.name, attack.threat, reason=f"[{error.code}] {error.cause}")
         if result.partial:
             result.reason = f"its time was up after {len(result.curves['unlearned'].points) - 1} points"
@@ -118,7 +121,8 @@ class Runner:
         deadline: float | None,
         most: int | None,
     ) -> tuple[Curve, bool]:
-        """(curve, whether it is whole). ``most``: points at which it ends, point 0 included."""
+        """(curve, whether it is whole). ``most``: points at which it ends, point 0 included. It is cut short before a
+        point that would go beyond its time or ``most``; one point is always measured."""
         place = self._place(attack, entry, role)
         if place and place.is_file():
             stored = json.loads(place.read_text())
@@ -134,6 +138,10 @@ class Runner:
         with self.progress.step(f"{entry.label or entry.name} on {role}") as task:
             started = time.perf_counter()
             for point in attack.points(context):
+                late = deadline is not None and time.monotonic() > deadline
+                if len(curve.points) > 1 and (late or (most and len(curve.points) >= most)):
+                    whole = False
+                    break
                 curve.axis = point.axis
                 scores = self._attacked(point, sets, scores, started, curve)
                 if point.quiet:
@@ -142,9 +150,6 @@ class Runner:
                 on_point(role, curve.points[-1])
                 self.progress.advance(task)
                 started = time.perf_counter()
-                if (deadline and time.monotonic() > deadline) or (most and len(curve.points) >= most):
-                    whole = False
-                    break
         curve.points[0]["budget"] = {curve.axis: 0}
         if place and whole:
             write_json(place, curve.to_json())
@@ -172,7 +177,7 @@ class Runner:
         known: Mapping[Any, Any] | None,
         passes: PassSettings | None = None,
     ) -> list[Score]:
-        store = Store({"subject": Role(lambda: adapter)}, sets, passes or self.passes)
+        store = Store({"subject": Role(lambda: adapter)}, sets, passes or self.passes, world=self.data.world)
         store.preload(known or {})
         chosen = [(METRICS.get(name), rows) for rows in sets for name in self.suite.attack_metrics]
         for metric, rows in chosen:
@@ -192,11 +197,17 @@ class Runner:
         return (lambda: self.roles["target"].adapter().clone()) if "target" in self.roles else None
 
     def _naive_role(self) -> str:
-        return next((role for role in ("reference", "base") if role in self.roles), "")
+        """A second reference first: it is no control, so nothing is chosen with a model that is then compared."""
+        return next((role for role in ("reference_2", "reference", "base") if role in self.roles), "")
 
     def _naive(self) -> Callable[[], Any] | None:
         role = self._naive_role()
         return (lambda: self.roles[role].adapter()) if role else None
+
+    def _pass_versions(self) -> dict[str, int]:
+        """Versions of the registered passes that the metrics along a curve read."""
+        kinds = {need.kind for name in self.suite.attack_metrics for need in METRICS.get(name).needs}
+        return {kind: PASSES.get(kind).version for kind in kinds & set(PASSES.names())}
 
     def _place(self, attack: Attack, entry: AttackEntry, role: str) -> Path | None:
         if self.cache is None:
@@ -219,6 +230,8 @@ class Runner:
             self.resamples,
             built,
             original,
+            SCHEMA_VERSION,
+            self._pass_versions(),
             *([self.roles[role].key()] if attack.needs_naive and (role := self._naive_role()) else []),
             *self.passes.judge_key(),
         ]

@@ -15,7 +15,8 @@ from efface.audit.conclude import Conclusion, conclude
 from efface.audit.consistency import of_curve
 from efface.audit.export import write_attacks, write_samples, write_scores, write_tables
 from efface.audit.measure import measure, plan, with_targets
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.build import Made
 from efface.data.rows import Bundle
 from efface.metrics.base import Score
@@ -92,7 +93,7 @@ def examine(spec: RunSpec, suite: Suite, data: Bundle, roles: Mapping[str, Role]
     budget = planning.Budget(spec.audit.minutes, roles["unlearned"].adapter() if entries else None, data)
     planned = planning.by_price(entries, data, list(roles))
     results = [runner.run(one.entry, seconds=one.seconds) for one in budget.fitting(planned, left_out)]
-    conclusion = _conclude(spec, suite, scores, results, left_out, len(data.eval.get("forget", ())))
+    conclusion = conclusion_of(spec, suite, scores, results, left_out, len(data.eval.get("forget", ())))
     return Audit(suite, scores, results, conclusion, store, dict(roles), _warnings(scores))
 
 
@@ -106,7 +107,7 @@ def _scores(spec: RunSpec, suite: Suite, store: Store, progress: Progress) -> di
     return {role: with_targets(found, scores.get("reference"), **options) for role, found in scores.items()}
 
 
-def _conclude(
+def conclusion_of(
     spec: RunSpec,
     suite: Suite,
     scores: dict[str, list[Score]],
@@ -114,6 +115,8 @@ def _conclude(
     left_out: list[str],
     n: int,
 ) -> Conclusion:
+    """The conclusion from scores by role and attack results; ``left_out``: attacks that were not run, ``n``: forget
+    rows."""
     u, o, r, second = (scores.get(role, []) for role in ("unlearned", "target", "reference", "reference_2"))
     headline = [name for name in HEADLINE if any(s.name == name and s.rows == "forget" for s in u)]
     options = {"seed": spec.seed, "resamples": spec.audit.resamples}

@@ -15,7 +15,8 @@ import numpy as np
 
 from efface.artifact import Artifact
 from efface.audit.mixing import entity, mixed, search, split
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.data.rows import Rows
 from efface.metrics.base import METRICS, Score, Tables, compute
 from efface.progress import SILENT, Progress

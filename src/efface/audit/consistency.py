@@ -10,10 +10,11 @@ import numpy as np
 
 from efface.audit.attacks import AttackResult, Curve
 from efface.audit.findings import MARGIN, Finding, point_score
-from efface.audit.store import PassSettings, Role, Store
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
 from efface.data.worlds.surrogates import Surrogate
 from efface.errors import NeedsError
-from efface.metrics.base import METRICS, Tables, compute
+from efface.metrics.base import METRICS, Metric, Tables, compute
 from efface.metrics.resampling import group, mean_draws, percentile
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def of_curve(result: AttackResult, metrics: Sequence[str], *, seed: int, resampl
     if "unlearned" not in curves or "target" not in curves:
         return
     for at in range(1, min(len(curve.points) for curve in curves.values())):
-        for metric in metrics:
+        for metric in (name for name in metrics if METRICS.get(name).orientation == "knowledge"):
             if (found := _at(curves, at, metric, seed=seed, resamples=resamples)) is not None:
                 yield _finding(result, curves["unlearned"].points[at], found)
 
@@ -152,6 +153,17 @@ def _finding(result: AttackResult, point: Mapping[str, Any], found: Consistency)
     )
 
 
+def _sided(metric: Metric) -> Metric:
+    """The metric, if a fall of it is a loss of knowledge."""
+    if metric.orientation != "knowledge":
+        raise NeedsError(
+            "consistency.no-side",
+            f"A larger {metric.name} is no more knowledge, so its fall says nothing about forgetting.",
+            "choose a metric whose larger values mean more knowledge.",
+        )
+    return metric
+
+
 def stress(
     metrics: Sequence[str],
     roles: Mapping[str, Role],
@@ -164,12 +176,13 @@ def stress(
     resamples: int = 1000,
 ) -> list[Consistency]:
     """``consistency`` of every metric that scores rows one by one. ``roles``: ``target``, ``unlearned`` and, if there
-    is one, ``reference``."""
+    is one, ``reference``. Raises ``NeedsError`` consistency.no-side (before any pass), consistency.no-rows,
+    consistency.no-pairs."""
+    chosen = [_sided(METRICS.get(name)) for name in metrics]
     stood_for = {s.row.id: s.source for s in surrogates}
     entities = {r.id: r.entity for r in rows}
     sets = {"forget": list(rows), "surrogates": [replace(s.row, entity=entities[s.source]) for s in surrogates]}
     store = Store(roles, sets, passes or PassSettings(), world=world)
-    chosen = [METRICS.get(name) for name in metrics]
     for metric in chosen:
         for name in sets:
             store.plan(metric.bound_needs(name))

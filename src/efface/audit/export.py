@@ -9,13 +9,25 @@ from typing import Any
 from efface.audit.attacks import AttackResult
 from efface.audit.concealed import conceal_table
 from efface.audit.findings import point_score
-from efface.audit.store import Role, Store
+from efface.audit.roles import Role
+from efface.audit.store import Store
 from efface.data.rows import Bundle
 from efface.metrics.base import Score
 from efface.runs.layout import write_json
 from efface.runs.privacy import Privacy
 from efface.runs.samples import write_sample_rows
 from efface.suites import Suite
+
+CURVE_ROWS = "rows.arrow"
+CURVE_COLUMNS = {
+    "role": "string",
+    "point": "int32",
+    "metric": "string",
+    "rows": "string",
+    "row": "string",
+    "entity": "string",
+    "value": "double",
+}
 
 
 def write_scores(
@@ -47,7 +59,7 @@ def write_scores(
         {
             "schema": 1,
             "rows": [
-                {"role": role, "name": s.name, "rows": s.rows, **_by_row(s, privacy)}
+                {"role": role, "name": s.name, "rows": s.rows, **_by_row(s.rows, s.per_row, s.entities, privacy)}
                 for role, found in scores.items()
                 for s in found
                 if s.per_row
@@ -56,20 +68,23 @@ def write_scores(
     )
 
 
-def _by_row(score: Score, privacy: Privacy | None) -> dict[str, Any]:
-    """Values and entities by row id."""
+def _by_row(
+    rows: str, values: Mapping[str, float | None], entities: Mapping[str, str], privacy: Privacy | None
+) -> dict[str, dict[str, Any]]:
+    """Values and entities by row id, as ``privacy`` leaves the ids and entities of set ``rows``."""
     if privacy is None:
-        return {"values": dict(score.per_row), "entities": dict(score.entities)}
-    ids = {row: privacy.row(score.rows, row, score.entities.get(row, "")) for row in score.per_row}
+        return {"values": dict(values), "entities": dict(entities)}
+    ids = {row: privacy.row(rows, row, entities.get(row, "")) for row in values}
     return {
-        "values": {ids[row]: value for row, value in score.per_row.items()},
-        "entities": {ids[row]: privacy.entity(score.rows, e) for row, e in score.entities.items() if row in ids},
+        "values": {ids[row]: value for row, value in values.items()},
+        "entities": {ids[row]: privacy.entity(rows, e) for row, e in entities.items() if row in ids},
     }
 
 
 def write_attacks(folder: Path, suite: Suite, results: Sequence[AttackResult], privacy: Privacy | None) -> None:
-    """``attacks/<label>/curve.json`` for the headline metric, ``curve-<metric>.<set>.json`` for every other one. Why an
-    attack was not run may quote a row, and is concealed by ``privacy``."""
+    """``attacks/<label>/curve.json`` for the headline metric, ``curve-<metric>.<set>.json`` for every other one, and
+    ``rows.arrow`` with the values per row behind all of them, from which ``verify`` works out the findings again.
+    Why an attack was not run may quote a row, and is concealed by ``privacy``."""
     for result in results:
         place = folder / "attacks" / result.label
         place.mkdir(parents=True, exist_ok=True)
@@ -82,15 +97,37 @@ def write_attacks(folder: Path, suite: Suite, results: Sequence[AttackResult], p
                 curve = _curve(result, metric, rows)
                 name = "curve.json" if head else f"curve-{metric}.{rows}.json"
                 write_json(place / name, privacy.values(curve) if privacy else curve)
+        _write_rows(place / CURVE_ROWS, result, privacy)
+
+
+def _write_rows(path: Path, result: AttackResult, privacy: Privacy | None) -> None:
+    """One line for each role, point, metric, set and row that has a value per row."""
+    import pyarrow as pa
+    import pyarrow.feather as feather
+
+    lines: list[tuple[Any, ...]] = []
+    for role, curve in result.curves.items():
+        for number, point in enumerate(curve.points):
+            for score in point["scores"]:
+                found = _by_row(score["rows"], score["per_row"], score["entities"], privacy)
+                where = (role, number, score["name"], score["rows"])
+                lines += [(*where, row, found["entities"].get(row, ""), v) for row, v in found["values"].items()]
+    columns = [list(column) for column in zip(*lines, strict=True)] or [[] for _ in CURVE_COLUMNS]
+    arrays = [
+        pa.array(column, kind)
+        for column, kind in zip(columns, map(pa.type_for_alias, CURVE_COLUMNS.values()), strict=True)
+    ]
+    feather.write_feather(pa.table(arrays, names=list(CURVE_COLUMNS)), path, compression="zstd")
 
 
 def _curve(result: AttackResult, metric: str, rows: str) -> dict[str, Any]:
     points = []
     for role, curve in result.curves.items():
-        for point in curve.points:
+        for number, point in enumerate(curve.points):
             if score := point_score(point, metric, rows):
                 points.append(
                     {
+                        "number": number,
                         "budget": point["budget"],
                         "role": role,
                         **{k: score[k] for k in ("value", "low", "high", "n")},
@@ -106,14 +143,14 @@ def _curve(result: AttackResult, metric: str, rows: str) -> dict[str, Any]:
         "metric": metric,
         "rows": rows,
         "points": points,
-        "excess": _excess(result, metric, rows),
-        "recovered": _recovered(result, metric, rows),
+        "excess": excess(result, metric, rows),
+        "recovered": recovered(result, metric, rows),
         "reason": result.reason,
         "partial": result.partial,
     }
 
 
-def _excess(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | None:
+def excess(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | None:
     """The point with the largest m(T(U)) - m(T(R)); both means are in the curve, the interval in the conclusion."""
     u, r = result.curves.get("unlearned"), result.curves.get("reference")
     if not u or not r:
@@ -131,7 +168,7 @@ def _excess(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | No
     return {"value": value, "low": None, "high": None, "at": budget}
 
 
-def _recovered(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | None:
+def recovered(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | None:
     """Highest value along the unlearned curve, and where."""
     curve = result.curves.get("unlearned")
     found = [

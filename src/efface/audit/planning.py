@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from efface.attacks.base import ATTACKS, Attack
 from efface.data.rows import Bundle
@@ -17,11 +17,12 @@ PROBE_ROWS = 8
 
 @dataclass(frozen=True)
 class Planned:
-    """One attack that is to run. ``forwards``: row forwards on all roles together; ``seconds``: the longest that the
-    curve of the unlearned model may take (None: as long as it takes)."""
+    """One attack that is to run. ``forwards``: row forwards on all roles together; ``curves``: roles it runs on;
+    ``seconds``: the longest that the curve of the unlearned model may take (None: as long as it takes)."""
 
     entry: AttackEntry
     forwards: float
+    curves: int = 1
     seconds: float | None = None
 
 
@@ -43,7 +44,13 @@ def allowed(
 
 def by_price(entries: Sequence[AttackEntry], data: Bundle, roles: Sequence[str]) -> list[Planned]:
     """Attacks with their price, cheapest information first; equal prices keep the suite's order."""
-    return sorted((Planned(e, price(e, data, roles)) for e in entries), key=lambda p: p.forwards)
+    planned = (Planned(e, price(e, data, roles), curves(e, roles)) for e in entries)
+    return sorted(planned, key=lambda p: p.forwards)
+
+
+def curves(entry: AttackEntry, roles: Sequence[str]) -> int:
+    """On how many models the attack is run: the unlearned one and the controls that are there."""
+    return 1 + sum(control in roles for control in ATTACKS.get(entry.name).controls)
 
 
 def price(entry: AttackEntry, data: Bundle, roles: Sequence[str]) -> float:
@@ -51,7 +58,7 @@ def price(entry: AttackEntry, data: Bundle, roles: Sequence[str]) -> float:
     attack: Attack = ATTACKS.get(entry.name)(**entry.settings)
     if attack.check(data):
         return 0.0
-    return attack.forwards(data) * (1 + sum(c in roles for c in attack.controls))
+    return attack.forwards(data) * curves(entry, roles)
 
 
 class Budget:
@@ -64,7 +71,8 @@ class Budget:
         self.rate = 0.0 if self.limit is None or adapter is None or data is None else seconds_per_forward(adapter, data)
 
     def fitting(self, planned: Sequence[Planned], left_out: list[str]) -> Iterator[Planned]:
-        """Attacks in order, each with the time it may take; one that does not fit is named in ``left_out``."""
+        """Attacks in order, each with the time it may take; one that does not fit is named in ``left_out``. A control
+        takes about as long as the unlearned model, so each curve gets an equal part of what is left."""
         for one in planned:
             if self.limit is None:
                 yield one
@@ -79,7 +87,7 @@ class Budget:
                 )
                 continue
             before = time.monotonic()
-            yield Planned(one.entry, one.forwards, left / 2)
+            yield replace(one, seconds=left / one.curves)
             took = time.monotonic() - before
             if one.forwards:
                 self.rate = max(self.rate, 0.5 * (self.rate + took / one.forwards))

@@ -1,64 +1,267 @@
-"""``verify``: hashes first, then every score once more from the tables in the run directory."""
+"""``verify``: hashes first, then the scores once more from the tables, and the conclusion once more from the scores.
+
+What is compared: value, interval, counts, target and rows of every score; the summary of every curve; the label, the
+sentences and the findings of the conclusion. Attacked models leave values per row and no tables: a curve is worked out
+again from those. Scores that were computed from text which the record conceals are counted as not derived again, and
+those that are means are compared with their rows.
+"""
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from efface import suites
-from efface.audit.measure import measure, pairs
-from efface.audit.store import PassSettings, Role, Store
-from efface.data.rows import Row
-from efface.metrics.base import Need
-from efface.runs import manifest
-from efface.runs.files import read_json
+from efface.audit import planning
+from efface.audit.attacks import AttackResult
+from efface.audit.audit import HEADLINE, conclusion_of
+from efface.audit.conclude import Conclusion, conclude
+from efface.audit.export import excess, recovered
+from efface.audit.measure import measure, pairs, with_targets
+from efface.audit.store import Store
+from efface.audit.stored import (
+    TableIndex,
+    Unreadable,
+    curves_of,
+    read,
+    result_of,
+    rows_of,
+    score_of,
+    store_of,
+    suite_of,
+)
+from efface.metrics.base import METRICS, Need, PerRow, Score, summarise
+from efface.runs import manifest, results
+from efface.runs.keys import HASHED
 from efface.runs.record import load_run
-from efface.settings import parse
-from efface.spec import load, parse_spec
+from efface.spec import RunSpec, load, parse_spec
 from efface.suites import Suite
 
 TOLERANCE = 1e-9
+SCORED = ("reference", "reference_2", "target", "unlearned")
+FIELDS = ("value", "low", "high", "n", "unscored", "target", "direction")
+MEAN = ("value", "low", "high", "n", "unscored")  # what follows from the values per row of a metric that is their mean
+HIDDEN = ("[hidden:", HASHED)
+READS_IDS = ("letter_accuracy_compat",)  # what it computes hangs on what row ids say, which may be hashed
+EXTRA = ("chance", "detectable")  # further numbers that findings read
+Found = Iterator[dict[str, str]]
 
 
 def verify_run(folder: Path) -> dict[str, Any]:
-    """{files, findings: [{file, what}], rederived, not_rederived}."""
+    """{run, digest, files, findings: [{file, what}], rederived, not_rederived, conclusion}. ``digest``: the manifest's
+    own hash, to be kept where nobody can rewrite it. ``conclusion``: how much of it was worked out again."""
     found = [{"file": f.file, "what": f.what} for f in manifest.verify(folder)]
     counts = {"rederived": 0, "not_rederived": 0}
+    told = "not looked at"
     if not found:
         load_run(folder)
-        found += _scores(folder, counts)
-    return {"run": str(folder), "files": manifest.count(folder), "findings": found, **counts}
+        record = None
+        try:
+            record = _Record.of(folder)
+            found += record.check_scores(counts)
+            found += record.check_conclusion()
+        except Unreadable as error:
+            found.append(error.finding)
+        told = record.told if record else told
+    return {
+        "run": str(folder),
+        "digest": manifest.digest(folder) if (folder / manifest.NAME).is_file() else "",
+        "files": manifest.count(folder),
+        "findings": found,
+        **counts,
+        "conclusion": told,
+    }
 
 
-def _scores(folder: Path, counts: dict[str, int]) -> list[dict[str, str]]:
-    spec = parse_spec(load(folder / "spec.yaml"))
-    index = json.loads((folder / "tables" / "index.json").read_text())
-    stored = {(s["role"], s["name"], s["rows"]): s for s in json.loads((folder / "scores.json").read_text())["scores"]}
-    suite, store, out = _suite(folder, spec.audit.suite), _store(folder, index), []
-    lost = _lost(suite, index)
-    for role in store.roles:
-        for score in measure(store, suite, role, seed=spec.seed, resamples=spec.audit.resamples):
-            old = stored.get((role, score.name, score.rows))
-            if old is None or old["value"] is None or score.value is None or (score.name, score.rows) in lost:
-                counts["not_rederived"] += old is not None and old["value"] is not None
+@dataclass
+class _Record:
+    """What a record says (``stored``), and what follows from its tables (``again``), by role."""
+
+    folder: Path
+    spec: RunSpec
+    suite: Suite
+    index: TableIndex
+    scores: results.Scores
+    by_row: dict[tuple[str, str, str], Any]
+    again: dict[str, list[Score]]
+    lost: set[tuple[str, str]]
+    told: str = "not derived again"
+
+    @staticmethod
+    def of(folder: Path) -> _Record:
+        """Read everything and measure once more."""
+        spec = parse_spec(load(folder / "spec.yaml"))
+        suite, index = suite_of(folder, spec.audit.suite), read(TableIndex, folder, "tables/index.json")
+        scores = read(results.Scores, folder, "scores.json")
+        named = [*scores.roles, *(row.role for row in scores.scores if row.role in SCORED)]
+        store = store_of(folder, index, named)
+        hashed = {name for name, rows in store.sets.items() if any(str(row.id).startswith(HASHED) for row in rows)}
+        again, lost = _measured(store, suite, spec), _lost(suite, index, hashed)
+        return _Record(folder, spec, suite, index, scores, rows_of(folder), again, lost)
+
+    # -- scores --------------------------------------------------------------------------------------------------------
+    def check_scores(self, counts: dict[str, int]) -> Found:
+        """Every stored score against what the tables give, and every score that the record should hold."""
+        if self.spec.keep_text and (not self.index.text or any(t.concealed for t in self.index.tables)):
+            yield _finding("tables/index.json", "the run kept its texts, and this says that they are concealed")
+        left = {(role, s.name, s.rows): s for role, found in self.again.items() for s in found}
+        derived = dict(left)
+        for old in self.scores.scores:
+            key = (old.role, old.name, old.rows)
+            if key not in derived:
+                yield _finding("scores.json", f"{_of(old)} is no score of this run's suite and roles")
                 continue
-            counts["rederived"] += 1
-            if not math.isclose(old["value"], score.value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-                out.append(
-                    {
-                        "file": "scores.json",
-                        "what": f"{score.name} on {score.rows} ({role}) says {old['value']:.6g}, "
-                        f"the tables give {score.value:.6g}",
-                    }
-                )
-    return out
+            if left.pop(key, None) is None:
+                yield _finding("scores.json", f"{_of(old)} is there twice")
+            if key[1:] in self.lost:
+                counts["not_rederived"] += old.value is not None
+                yield from self._against_rows(old)
+            else:
+                what = self._differs(old, derived[key])
+                counts["rederived"] += old.value is not None and derived[key].value is not None
+                yield from (_finding(file, text) for file, text in what)
+        for role, name, rows in left:
+            yield _finding("scores.json", f"{name} on {rows} ({role}) is left out")
+
+    def _differs(self, old: results.ScoreRow, new: Score) -> Iterator[tuple[str, str]]:
+        """(file, what is not as the tables say) of one score."""
+        value = _finite(new.value)
+        if old.value is None and value is not None:
+            yield "scores.json", f"{_of(old)} says nothing, the tables give {value:.6g}"
+        elif old.value is not None and value is None:
+            yield "scores.json", f"{_of(old)} says {old.value:.6g}, no table of the record gives it ({new.reason})"
+        else:
+            yield from (("scores.json", f"{_of(old)}{what}") for what in _differences(old, new, FIELDS))
+            if not self._same_extra(old.extra, new.extra):
+                yield "scores.json", f"{_of(old)}: its further numbers (extra) are not those that the tables give"
+            if not self._same_rows(score_of(old, self.by_row), new):
+                yield "rows.json", f"{_of(old)}: its values per row are not those that the tables give"
+
+    def _same_extra(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+        """Further numbers of a score; where texts are concealed only those that findings read."""
+        pairs = [_numbers(values) for values in (old, new)]
+        return _same(*(p if self.spec.keep_text else {k: p.get(k) for k in EXTRA} for p in pairs))
+
+    def _same_rows(self, old: Score, new: Score) -> bool:
+        """Values row by row, and which rows belong together. Names are compared where none is a hash: a metric may
+        name rows and entities by more than the tables do."""
+        named = not self.spec.keep_text or list(old.per_row) == list(new.per_row)
+        values = _same(list(old.per_row.values()), list(new.per_row.values()))
+        return named and values and _groups(old.entities) == _groups(new.entities)
+
+    def _against_rows(self, old: results.ScoreRow) -> Found:
+        """A mean whose text is concealed against its own rows."""
+        if old.value is None or old.name not in HEADLINE:
+            return
+        new = self._of_rows(old.name, old.rows, score_of(old, self.by_row))
+        what = [", it has no values per row"] if new is None else _differences(old, new, MEAN)
+        yield from (_finding("scores.json", f"{_of(old)}{text}".replace("the tables", "its rows")) for text in what)
+
+    def _of_rows(self, name: str, rows: str, score: Any) -> Score | None:
+        """The mean of values per row with its interval; None without any."""
+        if not score.per_row:
+            return None
+        ids = list(score.per_row)
+        per_row = PerRow([score.per_row[r] for r in ids], ids, [score.entities[r] for r in ids])  # type: ignore[arg-type]
+        return summarise(METRICS.get(name), rows, per_row, seed=self.spec.seed, resamples=self.spec.audit.resamples)
+
+    # -- conclusion ----------------------------------------------------------------------------------------------------
+    def check_conclusion(self) -> Found:
+        """Label, sentences and findings against those that the scores and curves give."""
+        stored = read(results.Conclusion, self.folder, "conclusion.json")
+        left_out = planning.allowed(self.suite.attacks, self.spec.audit.threat, self.spec.audit.attacks)[1]
+        attacks = yield from self._attacks(stored)
+        n = self.scores.n_forget or 0
+        believed = self._believed()
+        fresh = conclusion_of(self.spec, self.suite, believed, attacks or [], left_out, n)
+        if attacks is not None:
+            self.told = "derived again"
+            yield from _compare(stored, fresh, fresh.findings)
+            return
+        # no values per row of the attacks (an older record): their findings are taken as they stand
+        self.told = "derived again but for the findings of attacks"
+        others = [_as_finding(f) for f in stored.findings if f.kind not in ("residue", "utility")]
+        whole = conclude([*fresh.findings, *others], has_reference=bool(believed.get("reference")), n=n, not_tested=())
+        yield from _compare(stored, whole, fresh.findings)
+
+    def _believed(self) -> dict[str, list[Score]]:
+        """The scores that the tables give; those whose text is concealed as the record has them."""
+        stored = {(s.role, s.name, s.rows): s for s in self.scores.scores}
+        out: dict[str, list[Score]] = {}
+        for role, found in self.again.items():
+            for new in found:
+                old = stored.get((role, new.name, new.rows)) if (new.name, new.rows) in self.lost else None
+                out.setdefault(role, []).append(new if old is None else score_of(old, self.by_row))
+        return out
+
+    def _attacks(self, stored: results.Conclusion) -> Any:
+        """Yields what is wrong with curves; returns the attacks in the order of the findings, None if they cannot be
+        had in full."""
+        order = {f.name.partition(": ")[2]: i for i, f in reversed(list(enumerate(stored.findings)))}
+        found: list[AttackResult] | None = []
+        for entry in planning.allowed(self.suite.attacks, self.spec.audit.threat, self.spec.audit.attacks)[0]:
+            label = entry.label or entry.name
+            curves = curves_of(self.folder, label)
+            if not curves:
+                if self.spec.audit.minutes is None:  # otherwise it may not have fitted into the time
+                    yield _finding(f"attacks/{label}", "the suite asks for this attack, and the record holds no curve")
+                continue
+            result = result_of(self.folder, entry, curves)
+            if result is None or found is None:
+                found = None
+                continue
+            yield from self._curves(result, curves)
+            found.append(result)
+        return found and sorted(found, key=lambda r: order.get(r.label, len(order)))
+
+    def _curves(self, result: AttackResult, stored: Sequence[results.Curve]) -> Found:
+        """The points of one attack against their rows, excess and recovery against the points."""
+        for curve in stored:
+            file, which = f"attacks/{result.label}", f"{curve.metric} on {curve.rows}"
+            for name, function in (("excess", excess), ("recovered", recovered)):
+                old, new = getattr(curve, name), function(result, curve.metric, curve.rows)
+                if not _same((old and old.value, old and old.at), (new and new["value"], new and new["at"])):
+                    yield _finding(file, f"{which}: {name} is not what the points give")
+            if curve.metric in HEADLINE:
+                yield from (_finding(file, f"{which}: {what}") for what in self._points(result, curve))
+
+    def _points(self, result: AttackResult, curve: results.Curve) -> Iterator[str]:
+        for role, line in result.curves.items():
+            for number, point in enumerate(line.points):
+                for score in point["scores"]:
+                    if (score["name"], score["rows"]) != (curve.metric, curve.rows):
+                        continue
+                    new = self._of_rows(curve.metric, curve.rows, _Rows(score["per_row"], score["entities"]))
+                    if new is None or not all(_same(score[f], getattr(new, f)) for f in ("value", "low", "high", "n")):
+                        yield f"point {number} ({role}) is not the mean of its rows"
 
 
-def _lost(suite: Suite, index: dict[str, Any]) -> set[tuple[str, str]]:
-    """(metric, set) of the scores that were computed from text which the record conceals."""
-    gone = {(t["rows"], t["prompt"], t["name"]) for t in index["tables"] if t.get("concealed")}
+@dataclass(frozen=True)
+class _Rows:
+    """Values per row of one point of a curve."""
+
+    per_row: Mapping[str, float]
+    entities: Mapping[str, str]
+
+
+def _measured(store: Store, suite: Suite, spec: RunSpec) -> dict[str, list[Score]]:
+    """Every score of every role, from the tables alone."""
+    options = {"seed": spec.seed, "resamples": spec.audit.resamples}
+    scores: dict[str, list[Score]] = {}
+    for role in (role for role in SCORED if role in store.roles):
+        try:
+            scores[role] = measure(store, suite, role, **options)
+        except Exception as error:  # tables of another shape than ours break a metric anywhere
+            raise Unreadable("tables", f"the scores of {role} cannot be computed ({type(error).__name__})") from error
+    return {role: with_targets(found, scores.get("reference"), **options) for role, found in scores.items()}
+
+
+def _lost(suite: Suite, index: TableIndex, hashed: set[str]) -> set[tuple[str, str]]:
+    """(metric, set) of the scores that were computed from what the record conceals. ``hashed``: sets with row ids that
+    are hashes."""
+    gone = {(t.rows, t.prompt, t.name) for t in index.tables if t.concealed}
     other = {(rows, kind) for rows, kind, _ in gone}  # passes of the registry stand under their kind
 
     def reads_text(need: Need) -> bool:
@@ -66,38 +269,112 @@ def _lost(suite: Suite, index: dict[str, Any]) -> set[tuple[str, str]]:
             (need.rows, need.prompt, "greedy") in gone if need.kind == "generate" else (need.rows, need.kind) in other
         )
 
-    zlib = not index["text"]  # the compressed size of the answer needs the answer
+    zlib = not index.text  # the compressed size of the answer needs the answer
     return {
         (metric.name, rows)
         for metric, rows in pairs(suite)
-        if any(map(reads_text, metric.bound_needs(rows))) or (zlib and metric.name.startswith("mia_zlib"))
+        if any(map(reads_text, metric.bound_needs(rows)))
+        or (zlib and metric.name.startswith("mia_zlib"))
+        or (rows in hashed and metric.name in READS_IDS)
     }
 
 
-def _suite(folder: Path, name: str) -> Suite:
-    """The suite as the run saw it; a file of the user's need not be there any more."""
-    path = folder / "suite.json"
-    return parse(Suite, read_json(path), "suite.json") if path.is_file() else suites.load(name)
+# -- comparing ---------------------------------------------------------------------------------------------------------
+def _compare(stored: results.Conclusion, again: Conclusion, findings: Sequence[Any]) -> Found:
+    """What of a stored conclusion does not follow. ``findings``: those that were worked out again."""
+    file = "conclusion.json"
+    if stored.label != again.label:
+        yield _finding(file, f"it says {stored.label}, the record gives {again.label}")
+    there = {f.name: f for f in stored.findings}
+    for new in findings:
+        name = f"{new.kind}: {new.name}"
+        old = there.pop(name, None)
+        if old is None:
+            yield _finding(file, f"the finding {name!r} is left out")
+        elif not _same_finding(old, new):
+            yield _finding(file, f"the finding {name!r} is not what the record gives")
+    if len(findings) == len(again.findings):
+        yield from (_finding(file, f"the finding {name!r} does not follow from the record") for name in there)
+        if not all(map(_same_text, (*stored.sentences, stored.power), (*again.sentences, again.power))) or len(
+            stored.sentences
+        ) != len(again.sentences):
+            yield _finding(file, "its sentences do not follow from its findings")
+    said = {text for text in stored.limits if not _hides(text)}
+    if len(said) == len(stored.limits):
+        yield from (_finding(file, f"the limit {text!r} is left out") for text in again.limits if text not in said)
 
 
-def _store(folder: Path, index: dict[str, Any]) -> Store:
-    """A store whose tables are all at hand and that can compute nothing else."""
-    import pyarrow.feather as feather
-
-    tables = {
-        (t["role"], t["rows"], t["prompt"], t["name"]): feather.read_table(folder / "tables" / Path(t["file"]).name)
-        for t in index["tables"]
-    }
-    sets: dict[str, list[Row]] = {}
-    for (_, rows, _, name), table in tables.items():
-        if rows and "row" in table.schema.names and (name == "answer" or rows not in sets):
-            wrong = len({key[3] for key in tables if key[1] == rows and key[3].startswith("wrong:")})
-            ids = dict.fromkeys(table["row"].to_pylist())  # some passes have several lines per row
-            sets[rows] = [Row(id=r, answer="", wrong=("",) * wrong) for r in ids]
-    store = Store({role: Role(_nothing) for role in dict.fromkeys(key[0] for key in tables)}, sets, PassSettings())
-    store.load_tables(tables)
-    return store
+def _same_finding(old: results.Finding, new: Any) -> bool:
+    numbers = all(_same(getattr(old, name), getattr(new, name)) for name in ("p", "share"))
+    return (
+        numbers
+        and old.flag == bool(new.flag)
+        and _same_text(old.says, new.says)
+        and _same(_numbers(old.evidence), _numbers(new.evidence))
+    )
 
 
-def _nothing() -> Any:
-    raise RuntimeError("verification computes nothing with a model")
+def _as_finding(stored: results.Finding) -> Any:
+    """A stored finding as the rules of the conclusion read it; its p is corrected already."""
+    from efface.audit.findings import Finding
+
+    name = stored.name.partition(": ")[2]
+    return Finding(stored.kind, name, stored.says, stored.flag, None, stored.share, stored.evidence)
+
+
+def _differences(old: results.ScoreRow, new: Score, fields: Sequence[str]) -> list[str]:
+    """One text for each field in which a stored score differs from the one derived again."""
+    out = []
+    for name in fields:
+        a, b = getattr(old, name), getattr(new, name)
+        if not _same(a, b):
+            what = "" if name == "value" else f"{name} "
+            out.append(f" says {what}{_shown(a)}, the tables give {_shown(b)}")
+    return out
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal, numbers within the tolerance. A NaN is written as null."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, float | int) and isinstance(b, float | int):
+        a, b = _finite(a), _finite(b)
+        return a == b if a is None or b is None else math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return _finite(a) == _finite(b)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers among ``values``; the rest may be text that the record conceals."""
+    return {k: float(v) for k, v in values.items() if isinstance(v, float | int) and _finite(v) is not None}
+
+
+def _groups(entities: Mapping[str, str]) -> list[int]:
+    """For each row the number of its entity, in order of first appearance."""
+    number: dict[str, int] = {}
+    return [number.setdefault(entity, len(number)) for entity in entities.values()]
+
+
+def _same_text(old: str, new: str) -> bool:
+    return old == new or _hides(old)
+
+
+def _hides(text: str) -> bool:
+    return any(mark in text for mark in HIDDEN)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "nothing" if value is None else str(value)
+
+
+def _of(score: results.ScoreRow) -> str:
+    return f"{score.name} on {score.rows} ({score.role})"
+
+
+def _finding(file: str, what: str) -> dict[str, str]:
+    return {"file": file, "what": what}

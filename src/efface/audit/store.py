@@ -6,83 +6,20 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from efface.audit.aligning import aligned, cut
+from efface.audit.roles import ROLE_TEXT, PassSettings, Role
 from efface.data.rows import Rows, digest_rows
-from efface.metrics.base import SECOND_REFERENCE, Need, NotComputed
+from efface.metrics.base import Need, NotComputed
 from efface.passes.tables import TOKENS, arrays
 from efface.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from efface.models.base import ModelAdapter
     from efface.passes.cache import Cache
-    from efface.passes.generate import GenerateSettings
-    from efface.spec import AuditSpec
-    from efface.suites import Suite
-
-ROLE_TEXT = {
-    "reference": "there is no reference model (retrained without the forget set)",
-    "base": "there is no base model",
-    SECOND_REFERENCE: f"there is no second reference model (role {SECOND_REFERENCE}: retrained with another seed)",
-    "target": "there is no target model",
-    "unlearned": "there is no unlearned model",
-}
-
-
-@dataclass
-class PassSettings:
-    """What changes the tables besides model and rows."""
-
-    max_new_tokens: int = 64
-    token_budget: int = 4096
-    seed: int = 0
-    decoding: GenerateSettings | None = None  # how answers are drawn; None: greedy
-    judge: str = ""  # folder of an NLI model that judges open answers; "": there is none
-
-    @classmethod
-    def of(cls, audit: AuditSpec, suite: Suite, seed: int) -> PassSettings:
-        """As the spec and the suite say."""
-        longest = audit.max_new_tokens or suite.max_new_tokens
-        return cls(longest, audit.token_budget, seed, judge=audit.judge or "")
-
-    def judge_key(self) -> list[str]:
-        """What verdicts depend on: the judge's files."""
-        from efface.models.nli import nli_digest
-
-        return [nli_digest(Path(self.judge))] if self.judge else []
-
-
-@dataclass
-class Role:
-    """One model of the audit, loaded when a table of it is missing."""
-
-    load: Callable[[], ModelAdapter]
-    fingerprint: str = ""
-    _adapter: Any = field(default=None, repr=False)
-
-    def adapter(self) -> ModelAdapter:
-        """The model."""
-        if self._adapter is None:
-            self._adapter = self.load()
-        return self._adapter
-
-    def key(self) -> str:
-        """Weights and everything else that changes outputs."""
-        from efface.passes.cache import fingerprint
-
-        adapter = self.adapter()
-        if not self.fingerprint:
-            self.fingerprint = fingerprint(adapter)
-        return self.fingerprint + json.dumps(adapter.identity(), sort_keys=True, default=str)
-
-    def drop(self) -> None:
-        """Free the model."""
-        self._adapter = None
 
 
 class Store:
@@ -151,16 +88,7 @@ class Store:
 
     def of(self, role: str, sets: Mapping[str, Rows]) -> dict[tuple[str, str, str, str], Any]:
         """What is at hand of ``role`` for rows that are among this store's own, cut to these rows and their order."""
-        found = {}
-        for place, table in self._tables.items():
-            asked, own = sets.get(place[1]), self.sets.get(place[1])
-            if place[0] != role or table is None or not asked or not own or "problem" not in table.schema.names:
-                continue
-            at = {row.id: i for i, row in enumerate(own)}
-            same = all(row.id in at and own[at[row.id]] == row for row in asked)
-            if same and table.num_rows == len(own):
-                found[place] = table.take([at[row.id] for row in asked])
-        return found
+        return cut(self._tables, self.sets, role, sets)
 
     # -- score and generate -------------------------------------------------------------------------------------------
     def _variant(self, role: str, rows: str, prompt: str, variant: str) -> pa.Table:
@@ -239,7 +167,7 @@ class Store:
                 if name == "greedy"
                 else result.tokens.filter(pc.equal(result.tokens["variant"], name))
             )
-            table = self._align(table, rows, prompt, name)
+            table = aligned(table, self.sets[rows], prompt, name)
             self._tables[role, rows, prompt, name] = table
             if self.cache:
                 self.cache.put(self._key(role, rows, prompt, name), table, json.dumps(missing))
@@ -254,24 +182,6 @@ class Store:
             update={"max_new_tokens": self.settings.max_new_tokens, "samples": 1}
         )
         return generate(self.roles[role].adapter(), data, prompt=prompt, settings=settings)
-
-    def _align(self, table: pa.Table, rows: str, prompt: str, name: str) -> pa.Table:
-        """One table row per data row, in data order; rows without this field say so."""
-        place = {row: i for i, row in enumerate(table["row"].to_pylist())}
-        if len(place) == len(self.sets[rows]):
-            return table.take([place[r.id] for r in self.sets[rows]])
-        what = prompt if prompt != "prompt" else name
-        blank = [
-            {f.name: _empty(f) for f in table.schema}
-            | {"row": r.id, "entity": r.entity, "prompt": prompt, "problem": f"no {what}"}
-            for r in self.sets[rows]
-            if r.id not in place
-        ]
-        if "variant" in table.schema.names:
-            blank = [b | {"variant": name} for b in blank]
-        joined = pa.concat_tables([table.select(table.schema.names), pa.Table.from_pylist(blank, schema=table.schema)])
-        place = {row: i for i, row in enumerate(joined["row"].to_pylist())}
-        return joined.take([place[r.id] for r in self.sets[rows]])
 
     # -- the other passes ----------------------------------------------------------------------------------------------
     def _hidden(self, role: str, need: Need) -> Any:
@@ -331,19 +241,22 @@ class Store:
                 )
             )
 
-        extra = [found.version, settings.max_new_tokens, settings.seed, getattr(self.world, "seed", None)]
+        brought = json.dumps(getattr(self.world, "concept_vectors", None), default=str)
+        extra = [found.version, settings.max_new_tokens, settings.seed, getattr(self.world, "seed", None), brought]
         keys = [self.roles[other].key() for other in need.others] if not self._closed else []
         keys += settings.judge_key() if found.reads_judge else []
         return self._once((role, need.rows, need.kind, name), compute, [*map(str, extra), *keys])
 
     def _weights(self, role: str) -> pa.Table:
+        from efface.models.rounding import roundable
         from efface.passes.weight import weight
 
         def compute() -> pa.Table:
-            a, b = (self.roles[name].adapter().module.state_dict() for name in ("target", role))
+            target, other = (self.roles[name].adapter() for name in ("target", role))
+            a, b = (dict(adapter.module.named_parameters()) for adapter in (target, other))  # tied weights once
             if {k: v.shape for k, v in a.items()} != {k: v.shape for k, v in b.items()}:
                 raise NotComputed("the two models do not have the same parameters")
-            return weight(a, b)
+            return weight(a, b, roundable(target))
 
         if "target" not in self.roles:
             raise NotComputed(ROLE_TEXT["target"])
@@ -387,9 +300,3 @@ class Store:
         length = f"{self.settings.max_new_tokens}{self.settings.decoding or ''}" if name == "greedy" else "0"
         parts = [self.roles[role].key(), self._digests[rows], prompt, name, length, str(TOKENS), *extra]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _empty(field: pa.Field) -> Any:
-    if pa.types.is_list(field.type):
-        return []
-    return "" if pa.types.is_string(field.type) else False if pa.types.is_boolean(field.type) else 0

@@ -6,6 +6,7 @@ that never knew and must not be flagged.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,27 +82,53 @@ def _each(
     run: Callable[[Job], dict[str, Any]], jobs: Sequence[Job], out: Path, at_once: int, progress: Progress
 ) -> None:
     """Run what is not there yet. Jobs of one seed stay together, because they share models."""
-    left = [job for job in jobs if not _place(out, job).is_file()]
+    stamps = {name: _stamp(name) for name in {job[2] for job in jobs}}
+    left = [job for job in jobs if not _is_current(_place(out, job), stamps[job[2]])]
     seeds = list(dict.fromkeys(job[0] for job in left))
     with progress.step(out.name, len(left)) as task:
         if at_once <= 1 or len(seeds) <= 1:
             for job in left:
-                write_json(_place(out, job), run(job))
+                write_json(_place(out, job), run(job) | {"stamp": stamps[job[2]]})
                 progress.advance(task)
             return
         groups = [[job for job in left if job[0] == seed] for seed in seeds]
         with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
-            for count in pool.map(_group, [run] * len(groups), groups, [out] * len(groups)):
+            for count in pool.map(_group, [run] * len(groups), groups, [out] * len(groups), [stamps] * len(groups)):
                 progress.advance(task, count)
 
 
-def _group(run: Callable[[Job], dict[str, Any]], jobs: Sequence[Job], out: Path) -> int:
+def _group(run: Callable[[Job], dict[str, Any]], jobs: Sequence[Job], out: Path, stamps: dict[str, str]) -> int:
     import torch
 
     torch.set_num_threads(1)
     for job in jobs:
-        write_json(_place(out, job), run(job))
+        write_json(_place(out, job), run(job) | {"stamp": stamps[job[2]]})
     return len(jobs)
+
+
+def _stamp(suite: str) -> str:
+    """What a cell depends on besides seed and rung: the suite, the versions of what it runs, the ladder's own."""
+    from efface import suites
+    from efface.attacks.base import ATTACKS
+    from efface.metrics.base import METRICS
+    from efface.passes.cache import SCHEMA_VERSION
+    from efface.testing.ladder import VERSION
+
+    loaded = suites.load(suite)
+    names = {m for found in loaded.metrics.values() for m in found} | set(loaded.attack_metrics)
+    parts = [
+        VERSION,
+        SCHEMA_VERSION,
+        RELEARN_STEPS,
+        loaded.model_dump(mode="json"),
+        {name: METRICS.get(name).version for name in sorted(names)},
+        {entry.name: ATTACKS.get(entry.name).version for entry in loaded.attacks},
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_current(place: Path, stamp: str) -> bool:
+    return place.is_file() and json.loads(place.read_text()).get("stamp") == stamp
 
 
 def _place(out: Path, job: Job) -> Path:
@@ -151,7 +178,7 @@ def _audit_rung(job: Job) -> dict[str, Any]:
 def _examined(seed: int, rung: str, suite: Any, *, second_reference: bool = False) -> tuple[Any, float]:
     """The audit of one rung and its seconds. Conclusions are tried the way most users get them: with one reference."""
     from efface.audit.audit import examine
-    from efface.audit.store import Role
+    from efface.audit.roles import Role
     from efface.testing.ladder import ladder
 
     steps = ladder(seed)

@@ -104,27 +104,35 @@ def _flagged(cells: Sequence[dict[str, Any]], name: tuple[str, str], at: dict[An
     flags = beyond = second = tested = 0
     for (seed, rung), cell in clean.items():
         mine, theirs = (_per_row(cell[side], name) for side in ("scores", "reference"))
-        found = _above(mine, theirs)
-        if found is None or theirs is None:
+        sign = _sign(mine) if mine else 0
+        found, o = _above(mine, theirs, sign), at.get((seed, "O"))
+        if not sign or found is None or theirs is None or o is None:
             continue
         tested += 1
         if found.low <= 0:  # type: ignore[operator]
             continue
         flags += 1
-        gap = (at.get((seed, "O")) or 0.0) - theirs["value"]
+        gap = o - sign * theirs["value"]
         beyond += gap > 0 and found.value > MARGINS.get(name[0], MARGIN) * gap
         third = clean.get((seed, next(other for other in CLEAN if other != rung)))
-        again = _above(mine, _per_row(third["scores"], name)) if third else None
+        again = _above(mine, _per_row(third["scores"], name), sign) if third else None
         second += again is not None and again.low > 0  # type: ignore[operator]
     return {"flags": flags, "beyond": int(beyond), "second": int(second), "tested": tested}
 
 
-def _above(mine: dict[str, Any] | None, theirs: dict[str, Any] | None) -> Difference | None:
-    """Difference over the rows both have; None without an interval."""
+def _sign(score: dict[str, Any]) -> int:
+    """1 where larger values mean more knowledge, -1 where smaller ones do, 0 where neither does (only a distance)."""
+    if METRICS.get(score["name"]).orientation == "knowledge" or score["direction"] == "lower":
+        return 1
+    return -1 if score["direction"] == "higher" else 0
+
+
+def _above(mine: dict[str, Any] | None, theirs: dict[str, Any] | None, sign: int) -> Difference | None:
+    """How much more knowledge, over the rows both have; None without an interval."""
     if not mine or not theirs:
         return None
     rows = [r for r in mine["per_row"] if r in theirs["per_row"]]
-    a, b = (np.array([side["per_row"][r] for r in rows], dtype=float) for side in (mine, theirs))
+    a, b = (sign * np.array([side["per_row"][r] for r in rows], dtype=float) for side in (mine, theirs))
     found = bootstrap_difference(a, b, [mine["entities"][r] for r in rows])
     return found if found is not None and found.low is not None else None
 

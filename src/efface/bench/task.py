@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from efface import build, pipeline, refusing
+from efface import build, pipeline, refusing, suites
 from efface.audit.calibrate import VERSION, CalibrateSettings, Calibration, calibrate_run
 from efface.errors import EffaceError
+from efface.loading import load_data
 from efface.progress import SILENT, Progress
-from efface.runs.files import dumps, read_json, write_json, write_text
+from efface.running import recorded
+from efface.runs import manifest
+from efface.runs.files import dumps, read_json, strict, write_json, write_text
+from efface.runs.privacy import for_run
 from efface.spec import SOURCES, Resolved, parse_spec
 
 
@@ -70,7 +75,7 @@ def do(task: Task, progress: Progress = SILENT) -> Outcome:
             _models(task.resolved, progress)
             return Outcome()
         folder = finished(task.resolved) or pipeline.unlearn(task.resolved, progress)
-        if not (place := calibration_file(task)).is_file():
+        if not (place := calibration_file(task, folder)).is_file():
             write_json(place, calibrate_run(folder, task.calibrate, progress=progress).to_json())
         return Outcome(str(folder))
     except EffaceError as error:
@@ -91,20 +96,35 @@ def _models(resolved: Resolved, progress: Progress) -> None:
 
 
 def finished(resolved: Resolved) -> Path | None:
-    """A complete run of exactly this spec below its ``out`` folder, or None."""
+    """A complete run of exactly this spec, with the rows and the suite that it names as they are now, below its ``out``
+    folder; None if there is none."""
     root = Path(resolved.spec.out)
-    for status in sorted(root.glob("*/status.json")) if root.is_dir() else []:
-        if (status.parent / "manifest.json").is_file() and read_json(status).get("spec_hash") == resolved.hash:
-            return status.parent
-    return None
+    complete = [status.parent for status in sorted(root.glob("*/status.json")) if _complete(status, resolved)]
+    if not complete:
+        return None
+    data, request = load_data(resolved.spec)
+    privacy = for_run(data, keep_text=resolved.spec.keep_text)
+    asked = recorded(request, suites.load(resolved.spec.audit.suite), privacy)
+    return next((folder for folder in complete if _asked_the_same(folder, asked)), None)
 
 
-def calibration_file(task: Task) -> Path:
-    """Where the calibration of a run lies: beside the leaderboard, because a finished run is never changed."""
-    import hashlib
+def _complete(status: Path, resolved: Resolved) -> bool:
+    return (status.parent / manifest.NAME).is_file() and read_json(status).get("spec_hash") == resolved.hash
 
-    settings = hashlib.sha256(f"{VERSION}{dumps(task.calibrate.model_dump(mode='json'))}".encode()).hexdigest()
-    return task.board / "calibrations" / f"{task.resolved.hash[:24]}-{settings[:8]}.json"
+
+def _asked_the_same(folder: Path, asked: dict[str, Any]) -> bool:
+    """Whether a run was about these rows and this suite: the spec names their files, not what is in them."""
+    return all((folder / f).is_file() and read_json(folder / f) == strict(values) for f, values in asked.items())
+
+
+def calibration_file(task: Task, run: Path | None = None) -> Path:
+    """Where the calibration of ``run`` (none: the finished run of the task) lies: beside the leaderboard, because a
+    finished run is never changed. Its name holds the run's manifest: a run that is done again is calibrated anew."""
+    run = run or finished(task.resolved)
+    made = manifest.digest(run) if run else ""
+    parts = f"{VERSION}{dumps(task.calibrate.model_dump(mode='json'))}{made}"
+    key = hashlib.sha256(parts.encode()).hexdigest()
+    return task.board / "calibrations" / f"{task.resolved.hash[:24]}-{key[:16]}.json"
 
 
 def read_calibration(task: Task) -> Calibration | None:

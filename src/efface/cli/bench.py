@@ -23,9 +23,12 @@ def command(
     seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas: each method once per seed.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at once, each in a process of its own.")] = 1,
     budget: Annotated[
-        str, typer.Option(help="equal: the same steps and batch size for every method; recipe: what its recipe says.")
-    ] = "equal",
-    tau: Annotated[float, typer.Option(help="Share of retain ES kept when methods are compared (UWC).")] = 0.95,
+        str | None,
+        typer.Option(help="equal (the default): the same steps and batch size for every method; recipe: its own."),
+    ] = None,
+    tau: Annotated[
+        float | None, typer.Option(help="Share of retain ES kept when methods are compared (UWC; none: 0.95).")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Base model.")] = None,
     benchmark: Annotated[str | None, typer.Option(help="Benchmark (none: that of the suite's name, if any).")] = None,
     split: Annotated[str | None, typer.Option(help="Split of the benchmark; short for --set data.split=...")] = None,
@@ -52,10 +55,12 @@ def command(
     }
     text = bench_named(what).text
     if what != "methods":
+        own = {"methods": methods, "model": model, "benchmark": benchmark, "split": split, "spec": spec, "set": sets}
+        _refuse_unused(what, own | {"out": out, "budget": budget, "tau": tau})
         return _ladder(what, seeds, jobs, suite, board, as_json, dry_run)
     specs = _specs(spec, sets, methods, seeds, given)
-    kind: Any = _one_of(budget, ("equal", "recipe"), "budget")
-    calibrate = parse(CalibrateSettings, {"tau": tau}, "calibrate")
+    kind: Any = _one_of(budget or "equal", ("equal", "recipe"), "budget")
+    calibrate = parse(CalibrateSettings, {} if tau is None else {"tau": tau}, "calibrate")
     if dry_run:
         plans = [api.check(one) for one in budgeted(specs, kind)[0]]
         emit(plans, as_json, "\n".join(line for plan in plans for line in plan["lines"]))
@@ -64,6 +69,17 @@ def command(
     table = api.bench(what, specs, board, progress=Console(quiet=as_json), **options)
     emit(table, as_json, text(table))
     return 0 if not any(r["error"] for r in table["rows"]) else 2
+
+
+def _refuse_unused(what: str, options: dict[str, Any]) -> None:
+    """Options that the ladder does not read must not look as if they had changed something."""
+    for name, value in options.items():
+        if value is not None and value != []:
+            raise SpecError(
+                "bench.unused-option",
+                f"efface bench {what} makes its own models, rows and settings: --{name} would change nothing.",
+                f"leave --{name} out, or compare methods: efface bench methods.",
+            )
 
 
 def _ladder(
@@ -90,17 +106,12 @@ def _specs(
     file: Path | None, sets: list[str] | None, methods: str | None, seeds: str | None, given: dict[str, Any]
 ) -> list[Resolved]:
     """One spec for each method and seed, methods in the order given."""
-    from efface import api, suites
+    from efface import suites
 
-    weakest = []
-    if (suite := given["audit__suite"]) in api.registry("benchmarks").names():
-        weakest = [("suite of that name", {"data": {"benchmark": suite}})]  # tofu for suite tofu
-    first = resolved(file, sets, *weakest, **given)
+    first = resolved(file, sets, **given)
     names = _list(methods) or suites.load(first.spec.audit.suite).methods or _list(METHODS)
     numbers = [_seed(text) for text in _list(seeds)] or [first.spec.seed]
-    return [
-        resolved(file, sets, *weakest, **given, method__name=name, seed=number) for name in names for number in numbers
-    ]
+    return [resolved(file, sets, **given, method__name=name, seed=number) for name in names for number in numbers]
 
 
 def _list(text: str | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,12 @@ def command(
     from efface import api
 
     data = api.show(name)
+    emit(data, as_json, "\n\n".join(_text(one) for one in (data, *data.get("also", ()))))
+    return 0
+
+
+def _text(data: dict[str, Any]) -> str:
+    """One component for a person."""
     lines = [f"{data['name']} ({data['kind']}), {data['file']}", ""]
     for key, value in data["card"].items():
         if value:
@@ -30,5 +36,4 @@ def command(
                 [[s["name"], s["default"], s["help"], s["source"]] for s in data["settings"]],
             ),
         ]
-    emit(data, as_json, "\n".join(lines))
-    return 0
+    return "\n".join(lines)

@@ -51,6 +51,7 @@ def start(objective: LossMethod, context: Context) -> Run:
     fix(context.seed, deterministic=context.train.deterministic)
     sides = _sides(objective, context)
     context.reference = _reference(objective, context, sides)
+    context.steps = _steps(context, sides["forget"])
     objective.start(context)
     return Run(objective, context, sides)
 
@@ -65,20 +66,28 @@ def _sides(objective: LossMethod, context: Context) -> dict[str, Side]:
     return sides
 
 
+def _steps(context: Context, forget: Side) -> int:
+    """Optimizer steps of the run, from the rows that can be trained on."""
+    train = context.train
+    if train.steps is not None:
+        return train.steps
+    return math.ceil(train.epochs * len(forget.rows) / forget.sampler.batch)
+
+
 def _side(name: str, rows: Rows, extra: dict[str, Rows], context: Context, weight: float) -> Side:
     adapter = context.adapter
     encoded = [adapter.encode(row) for row in rows]
     others = {stream: [adapter.encode(row) for row in aligned] for stream, aligned in extra.items()}
     keep = [i for i, e in enumerate(encoded) if not e.problem and all(not o[i].problem for o in others.values())]
     if len(keep) < len(encoded):
-        first = next(e for i, e in enumerate(encoded) if i not in set(keep))
+        first = next(i for i in range(len(encoded)) if i not in set(keep))
         context.log(
             {
                 "event": "rows-left-out",
                 "side": name,
                 "count": len(encoded) - len(keep),
-                "first": first.row_id,
-                "why": first.problem,
+                "first": first,  # its place: an id may tell what the row says
+                "why": encoded[first].problem,
             }
         )
     if not keep:
@@ -114,14 +123,8 @@ class Run:
         self.layers = objective.hidden_layers(context)
         self.params = trainable(context.adapter, self.settings.select, derive(context.seed, "lora"))
         self.optimizer = optimizer.make(list(self.params.values()), self.settings)
-        name = self.settings.rule if self.settings.rule != "sum" else objective.update_rule
-        self.rule = RULES.get(name)(**self.settings.rule_settings)
-        forget = sides["forget"]
-        self.total = (
-            self.settings.steps
-            if self.settings.steps is not None
-            else math.ceil(self.settings.epochs * len(forget.rows) / forget.sampler.batch)
-        )
+        self.rule = RULES.get(self.settings.rule or objective.update_rule)(**self.settings.rule_settings)
+        self.total = context.steps
         self.mask = (
             Saliency(self.params, self.settings.select.mask_percentile)
             if self.settings.select.mask == "saliency"
@@ -158,6 +161,7 @@ class Run:
         self.rule.finish(list(self.params.values()))
         self.context.notes["training"] = {
             "steps": self.step,
+            "rule": self.rule.name,
             "stopped": self.stopped,
             "trained_parameters": sum(p.numel() for p in self.params.values()),
         }
@@ -245,11 +249,11 @@ class Run:
                 nll, scored = nll - float(view.logp.detach().sum()), scored + view.logp.numel()
         if size > 1:
             self._reduce(before)
-        if scored:
-            self._means[f"{side.name}_nll"] = add_up_number(nll, self.context.adapter.device) / add_up_number(
-                scored, self.context.adapter.device
-            )
-        return add_up_number(total, self.context.adapter.device)
+        device = self.context.adapter.device  # every process adds up the same figures, also one without a micro-batch
+        nll, scored, total = (add_up_number(value, device) for value in (nll, scored, total))
+        if scored:  # the first pass of a step is at the weights themselves, later ones may be beside them
+            self._means.setdefault(f"{side.name}_nll", nll / scored)
+        return total
 
     def _reduce(self, before: Sequence[Tensor | None]) -> None:
         add_up(list(self.params.values()))
@@ -279,7 +283,7 @@ class Run:
     # -- checkpoints ---------------------------------------------------------------------------------------------------
     def _save(self) -> None:
         if world()[0] == 0 and self.context.checkpoints:
-            state: dict[str, Any] = {"objective": self.objective.state(), "total": self.total}
+            state: dict[str, Any] = {"objective": self.objective.state(), "stopped": self.stopped}
             checkpoint.save(self.context.checkpoints, self.step, self.params, self.optimizer, self.rule.state(), state)
 
     def _resume(self) -> None:
@@ -287,7 +291,7 @@ class Run:
         if found is None:
             return
         state, rule_state = found
-        self.step = state["step"]
+        self.step, self.stopped = state["step"], state.get("stopped", "")
         self.objective.load_state(state["objective"])
         self.rule.load_state(rule_state)
         self.context.log({"event": "resumed", "step": self.step})

@@ -37,14 +37,8 @@ def _weights(adapter: ModelAdapter, select: Select) -> dict[str, nn.Parameter]:
     head = set(adapter.head_parameters()) if select.freeze_head else set()
     inside = None
     if select.kind == "layers":
-        last = len(adapter.blocks) - 1 if select.last is None else select.last
-        if not 0 <= select.first <= last < len(adapter.blocks):
-            raise NeedsError(
-                "train.bad-layers",
-                f"train.select asks for blocks {select.first}..{last} of {len(adapter.blocks)}.",
-                "choose blocks that the model has.",
-            )
-        inside = {id(p) for block in list(adapter.blocks)[select.first : last + 1] for p in block.parameters()}
+        first, last = span(adapter, select)
+        inside = {id(p) for block in list(adapter.blocks)[first : last + 1] for p in block.parameters()}
     return {
         name: p
         for name, p in named.items()
@@ -52,6 +46,18 @@ def _weights(adapter: ModelAdapter, select: Select) -> dict[str, nn.Parameter]:
         and (inside is None or id(p) in inside)
         and (not select.modules or any(part in name for part in select.modules))
     }
+
+
+def span(adapter: ModelAdapter, select: Select) -> tuple[int, int]:
+    """(first, last) block that is trained. Raises ``NeedsError`` ``train.bad-layers`` for blocks there are not."""
+    last = len(adapter.blocks) - 1 if select.last is None else select.last
+    if not 0 <= select.first <= last < len(adapter.blocks):
+        raise NeedsError(
+            "train.bad-layers",
+            f"train.select asks for blocks {select.first}..{last} of {len(adapter.blocks)}.",
+            "choose blocks that the model has.",
+        )
+    return select.first, last
 
 
 def check_untied(adapter: ModelAdapter, select: Select) -> None:
@@ -84,15 +90,10 @@ def add_lora(adapter: ModelAdapter, select: Select, seed: int) -> None:
 
     torch.manual_seed(seed)
     kind = TaskType.CAUSAL_LM if adapter.family == "causal_lm" else None
-    layers = (
-        {
-            "layers_to_transform": list(
-                range(select.first, (len(adapter.blocks) - 1 if select.last is None else select.last) + 1)
-            )
-        }
-        if (select.first or select.last is not None)
-        else {}
-    )
+    layers = {}
+    if select.first or select.last is not None:
+        first, last = span(adapter, select)
+        layers = {"layers_to_transform": list(range(first, last + 1))}
     config = LoraConfig(
         r=select.rank,
         lora_alpha=select.alpha,
@@ -125,11 +126,13 @@ class Saliency:
 
     def __init__(self, params: Mapping[str, nn.Parameter], percentile: float) -> None:
         self.params, self.percentile = dict(params), percentile
-        self.start = {n: p.detach().clone() for n, p in params.items()}
+        self.start: dict[str, Tensor] = {}
         self.masks: dict[str, Tensor] = {}
 
     def measure(self, gradient: list[Tensor]) -> None:
-        """Set the masks from a forget gradient: row norms over all tensors, one global threshold."""
+        """Set the masks from a forget gradient: row norms over all tensors, one global threshold. From now on frozen
+        rows go back to what they are now."""
+        self.start = {n: p.detach().clone() for n, p in self.params.items()}
         rows = {n: g.float().reshape(g.shape[0], -1).norm(dim=1) for n, g in zip(self.params, gradient, strict=True)}
         sizes = torch.cat([r.new_full(r.shape, self.params[n][0].numel()) for n, r in rows.items()])
         flat, order = torch.cat(list(rows.values())).sort()
@@ -144,7 +147,7 @@ class Saliency:
                 p.grad[~self.masks[n]] = 0
 
     def restore(self) -> None:
-        """Put frozen rows back to what they were before training."""
+        """Put frozen rows back to what they were when the masks were set."""
         with torch.no_grad():
             for n, p in self.params.items():
                 p[~self.masks[n]] = self.start[n][~self.masks[n]]

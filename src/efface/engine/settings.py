@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from efface.settings import Settings, setting
 
@@ -34,6 +36,12 @@ class Select(Settings):
     )
     mask_dynamic: bool = setting(False, "saliency: recompute the mask at every step instead of once at the start")
 
+    @model_validator(mode="after")
+    def _range_is_used(self) -> Self:
+        if self.kind == "full" and (self.first or self.last is not None):
+            raise ValueError("first and last need kind: layers or lora")
+        return self
+
 
 class TrainSettings(Settings):
     """One training run: as many optimizer steps as ``steps`` or ``epochs`` say."""
@@ -54,7 +62,9 @@ class TrainSettings(Settings):
     forget_weight: float = setting(1.0, "weight of the forget term", ge=0)
     retain_weight: float = setting(1.0, "weight of the retain term", ge=0)
     stop_nll: float = setting(0.0, "stop when the forget loss per token exceeds this many nats; 0 = never", ge=0)
-    rule: str = setting("sum", "update rule that composes the two gradients (`efface list rules`)")
+    rule: str | None = setting(
+        None, "update rule that composes the two gradients (none: the method's own; `efface list rules`)"
+    )
     rule_settings: dict[str, float | int | str | bool] = setting({}, "settings of the update rule")
     select: Select = setting(Select(), "which parameters are trained")
     checkpoint_every: int = setting(0, "optimizer steps between checkpoints; 0 = four per run", ge=0)

@@ -6,14 +6,26 @@ it (1e-10 in ratios); rows that are None or NaN are kept, counted and left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from efface.importers.log import Log, Value, averaged, other_version, read_json, rows_of, split
+from efface.importers.log import (
+    Log,
+    Value,
+    averaged,
+    mean_of,
+    number,
+    other_version,
+    read_json,
+    rows_of,
+    same_length,
+    split,
+    summed,
+)
 from efface.metrics.generation import rouge_l
 from efface.metrics.stats import auc, harmonic_mean, ks_floor, ks_two_sample
 
@@ -41,33 +53,34 @@ class Harness:
 
     path: Path
     log: Mapping[str, Any]
-    reference: Mapping[str, Any] | None = None
+    reference: Harness | None = None
 
-    def rows(self, name: str, key: str, log: Mapping[str, Any] | None = None) -> np.ndarray | None:
-        """Float[rows] of one column of a metric; None if the log has no such metric."""
-        entry = (self.log if log is None else log).get(name)
+    def column(self, name: str, key: str) -> Collection[float | list[float]] | None:
+        """One column of a metric as it stands, a list per row where the row has variants; None if the log has no such
+        metric."""
+        entry = self.log.get(name)
         if entry is None:
             return None
         if not isinstance(entry, Mapping) or "value_by_index" not in entry:
             raise other_version(self.path, f"{name} has no value_by_index")
-        return averaged(rows_of(self.path, name, entry["value_by_index"], key).values())
+        return rows_of(self.path, name, entry["value_by_index"], key).values()
 
-    def lists(self, name: str, key: str) -> list[Any] | None:
-        """The column as it stands, a list per row where the row has variants."""
-        entry = self.log.get(name)
-        return None if entry is None else list(rows_of(self.path, name, entry["value_by_index"], key).values())
+    def rows(self, name: str, key: str) -> np.ndarray | None:
+        """Float[rows]: the column with the mean of each row's variants."""
+        found = self.column(name, key)
+        return None if found is None else averaged(found)
 
 
 def read(path: Path, reference: Path | None = None) -> Log:
     """Every metric of the log, recomputed. ``reference``: the retain model's log, for forget quality and privleak."""
-    files = Harness(path, read_json(path), read_json(reference) if reference else None)
+    files = Harness(path, read_json(path), Harness(reference, read_json(reference)) if reference else None)
     values, findings = [], list(_text_findings(files))
     for name, entry in files.log.items():
         if not isinstance(entry, Mapping):
             raise other_version(path, f"{name} is a {type(entry).__name__}, not an object")
         printed = entry.get("agg_value")
         again = _recompute(files, name)
-        values.append(Value(name, None if printed is None else float(printed), **again))
+        values.append(Value(name, None if printed is None else number(path, f"agg_value of {name}", printed), **again))
     return Log(str(path), NAME, tuple(values), tuple(findings))
 
 
@@ -94,57 +107,63 @@ def _recompute(files: Harness, name: str) -> dict[str, Any]:
 
 
 def _mean(values: np.ndarray | None) -> dict[str, Any]:
-    if values is None:
-        return {"reason": "the log holds no rows of it"}
-    kept, lost = split(values)
-    return {"again": float(kept.mean()) if kept.size else None, "n": len(kept), "unscored": lost}
+    return {"reason": "the log holds no rows of it"} if values is None else mean_of(values)
 
 
-def ratios(files: Harness, name: str, log: Mapping[str, Any] | None = None) -> np.ndarray | None:
-    """r = P(wrong) / (P(correct) + 1e-10) per row, P(wrong) the geometric mean; None without both rows."""
-    correct, wrong = (files.rows(part, "avg_loss", log) for part in RATIOS[name])
+def answers(files: Harness, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """(P(correct), P(wrong)) Float[rows] of a truth ratio, P(wrong) the geometric mean; None without both rows."""
+    correct, wrong = (files.rows(part, "avg_loss") for part in RATIOS[name])
     if correct is None or wrong is None:
         return None
-    if len(correct) != len(wrong):
-        raise other_version(files.path, f"{' and '.join(RATIOS[name])} have {len(correct)} and {len(wrong)} rows")
-    return np.exp(-wrong) / (np.exp(-correct) + TINY)
+    same_length(files.path, dict(zip(RATIOS[name], (correct, wrong), strict=True)))
+    return np.exp(-correct), np.exp(-wrong)
+
+
+def ratios(files: Harness, name: str) -> np.ndarray | None:
+    """r = P(wrong) / (P(correct) + 1e-10) per row; None without both rows."""
+    found = answers(files, name)
+    return None if found is None else found[1] / (found[0] + TINY)
 
 
 def _truth_ratio(files: Harness, name: str) -> dict[str, Any]:
-    """In the form that the printed number was made in: by name, and prob_mean where the rows say so (all below 1 and
-    equal to c / (c + w))."""
+    """In the form that the printed number was made in: by name, and prob_mean where the rows are c / (c + w + 1e-10)
+    with c = P(correct), w = P(wrong)."""
     key = "forget_truth_ratio" if name in FORGET_RATIO else name
-    r = ratios(files, key)
-    if r is None:
+    found = answers(files, key)
+    if found is None:
         return _mean(files.rows(name, "score")) | {"note": "mean of the stored rows: those it is made from are missing"}
-    kept, lost = split(r)
-    if not kept.size:
-        return {"reason": "none of its rows could be scored", "unscored": lost}
-    forms = {
-        "closer to 1": float(np.mean(np.minimum(kept, 1 / (kept + TINY)))),
-        "true better": float(np.mean(np.maximum(0, 1 - kept))),
-        "prob mean": float(np.mean(1 / (1 + kept))),
-    }
+    c, w = found
+    r, share = w / (c + TINY), c / (c + w + TINY)
     usual = "closer to 1" if key == "forget_truth_ratio" else "true better"
-    stored = files.rows(name, "score")
-    mean_form = stored is not None and len(stored) == len(r) and np.allclose(stored, 1 / (1 + r), rtol=1e-4)
-    form = "prob mean" if mean_form else usual
-    return {"again": forms[form], "n": len(kept), "unscored": lost, "note": "" if form == usual else f"form: {form}"}
+    form = "prob mean" if _equal(files.rows(name, "score"), share) else usual
+    rows = {"closer to 1": np.minimum(r, 1 / (r + TINY)), "true better": np.maximum(0, 1 - r), "prob mean": share}
+    return _mean(rows[form]) | ({} if form == usual else {"note": f"form: {form}"})
+
+
+def _equal(stored: np.ndarray | None, made: np.ndarray) -> bool:
+    """Whether stored rows are ``made`` up to rounding. Numpy's own absolute tolerance would take rows of 1e-9 for equal
+    whatever they are."""
+    return (
+        stored is not None
+        and len(stored) == len(made)
+        and np.allclose(stored, made, rtol=1e-4, atol=1e-12, equal_nan=True)
+    )
 
 
 def _normalised(files: Harness, name: str) -> dict[str, Any]:
-    own, wrong = files.rows(name, "prob"), files.lists(name.replace("_Prob", "_PERT_Prob"), "prob")
+    other = name.replace("_Prob", "_PERT_Prob")
+    own, wrong = files.rows(name, "prob"), files.column(other, "prob")
     if own is None or wrong is None:
         return {"reason": f"the log holds no rows of {name} and its wrong answers"}
-    sums = np.array([np.nan if w is None else np.sum(w) for w in wrong], dtype=np.float64)
-    return _mean(own / (own + sums + TINY))
+    same_length(files.path, {name: own, other: wrong})
+    return _mean(own / (own + summed(wrong) + TINY))
 
 
 def _forget_quality(files: Harness) -> dict[str, Any]:
     """Two-sided KS p-value; ``corrected`` is its log10, which does not underflow."""
     if files.reference is None:
         return {"reason": "give the reference model's log with --reference"}
-    mine, theirs = ratios(files, "forget_truth_ratio"), ratios(files, "forget_truth_ratio", files.reference)
+    mine, theirs = (ratios(log, "forget_truth_ratio") for log in (files, files.reference))
     if mine is None or theirs is None:
         return {"reason": "one of the logs holds no rows of the truth ratio"}
     (a, lost), (b, _) = split(mine), split(theirs)
@@ -168,9 +187,9 @@ def _model_utility(files: Harness) -> dict[str, Any]:
     }
 
 
-def _membership(files: Harness, name: str, log: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _membership(files: Harness, name: str) -> dict[str, Any]:
     """AUC of the stored scores (larger: less familiar): P(a holdout row scores above a forget row)."""
-    entry = (files.log if log is None else log).get(name)
+    entry = files.log.get(name)
     if not isinstance(entry, Mapping) or not {"forget", "holdout"} <= set(entry):
         return {"reason": f"the log holds no rows of {name}"}
     sides = []
@@ -191,7 +210,7 @@ def _privleak(files: Harness) -> dict[str, Any]:
     a = _membership(files, "mia_min_k").get("again")
     if a is None:
         return {"reason": "the log holds no rows of mia_min_k"}
-    b = None if files.reference is None else _membership(files, "mia_min_k", files.reference).get("again")
+    b = None if files.reference is None else _membership(files.reference, "mia_min_k").get("again")
     ref = 1 - (0.5 if b is None else b)
     note = "reference AUC .5 assumed" if b is None else f"A {a:.3f}, reference {b:.3f}"
     exact = None if b is None or b >= 1 else float((b - a) / (1 - b) * 100)
@@ -207,9 +226,15 @@ def _text_findings(files: Harness) -> Iterator[str]:
     for name, entry in files.log.items():
         if not (name.endswith("_ROUGE") and isinstance(entry, Mapping)):
             continue
-        rows = [r for r in (entry.get("value_by_index") or {}).values() if isinstance(r, Mapping)]
+        rows = entry.get("value_by_index")
+        held = {i: r for i, r in rows.items() if isinstance(r, Mapping)} if isinstance(rows, Mapping) else {}
         for part, score in scores.items():
-            texts = [r for r in rows if {"ground_truth", "generation", part} <= set(r)]
-            wrong = [r for r in texts if abs(score(r["ground_truth"], r["generation"]) - r[part]) > 1e-6]
+            texts = {i: r for i, r in held.items() if part in r and _has_texts(r)}
+            said = {i: number(files.path, f"{part!r} in row {i} of {name}", r[part]) for i, r in texts.items()}
+            wrong = [i for i, r in texts.items() if abs(score(r["ground_truth"], r["generation"]) - said[i]) > 1e-6]
             if wrong:
                 yield f"{name}: {len(wrong)} of {len(texts)} rows have texts that do not give their {part}"
+
+
+def _has_texts(row: Mapping[str, Any]) -> bool:
+    return all(isinstance(row.get(key), str) for key in ("ground_truth", "generation"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,16 @@ class Value:
     @property
     def differs(self) -> bool:
         """Whether printed and recomputed number are not the same."""
-        if self.printed is None or self.again is None:
+        if self.printed is None or self.again is None or math.isnan(self.printed) and math.isnan(self.again):
             return False
         return not math.isclose(self.printed, self.again, rel_tol=TOLERANCE, abs_tol=1e-300)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionary."""
-        kept = ("name", "printed", "again", "corrected", "n", "unscored", "reason", "note")
-        return {key: getattr(self, key) for key in kept} | {"differs": self.differs}
+        """Plain dictionary; a number that is not finite is None, for JSON has no form of it."""
+        numbers = {key: getattr(self, key) for key in ("printed", "again", "corrected")}
+        told = {key: getattr(self, key) for key in ("n", "unscored", "reason", "note")}
+        finite = {key: v if v is not None and math.isfinite(v) else None for key, v in numbers.items()}
+        return {"name": self.name, **finite, **told, "differs": self.differs}
 
 
 @dataclass(frozen=True)
@@ -101,28 +103,60 @@ def other_version(path: Path, what: str) -> DataError:
     )
 
 
-def rows_of(path: Path, where: str, rows: Any, key: str) -> dict[str, Any]:
-    """{index: value of ``key``} of ``value_by_index``-like rows (None where the row is None or says so)."""
+def number(path: Path, where: str, value: Any) -> float:
+    """The number that a file holds at ``where``; NaN for null. Raises ``DataError`` import.other-version for anything
+    else."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise other_version(path, f"{where} is a {type(value).__name__}, not a number")
+    return float(value)
+
+
+def variants(path: Path, where: str, value: Any) -> float | list[float]:
+    """``number``, or one per variant where the file holds a list."""
+    return [number(path, where, v) for v in value] if isinstance(value, list) else number(path, where, value)
+
+
+def rows_of(path: Path, where: str, rows: Any, key: str) -> dict[str, float | list[float]]:
+    """{index: ``variants`` of ``key``} of ``value_by_index``-like rows (NaN where the row is None or says so)."""
     if not isinstance(rows, Mapping):
         raise other_version(path, f"{where} has no rows by index")
     found = {}
     for index, row in rows.items():
         if row is not None and (not isinstance(row, Mapping) or key not in row):
             raise other_version(path, f"row {index} of {where} has no {key!r}")
-        found[str(index)] = None if row is None else row[key]
+        found[str(index)] = variants(path, f"{key!r} in row {index} of {where}", None if row is None else row[key])
     return found
 
 
-def averaged(values: Iterable[Any]) -> np.ndarray:
-    """Float[rows]: each entry, or the mean of its variants where it is a list; NaN for None."""
-    out = []
-    for value in values:
-        many = value if isinstance(value, list) else [value]
-        out.append(np.nan if any(v is None for v in many) or not many else float(np.mean(many)))
-    return np.array(out, dtype=np.float64)
+def averaged(values: Iterable[float | list[float]]) -> np.ndarray:
+    """Float[rows]: each entry, or the mean of its variants where it is a list; NaN for an empty list."""
+    means = [np.nan if isinstance(v, list) and not v else float(np.mean(v)) for v in values]
+    return np.array(means, dtype=np.float64)
+
+
+def summed(values: Iterable[float | list[float]]) -> np.ndarray:
+    """Float[rows]: each entry, or the sum of its variants where it is a list."""
+    return np.array([np.sum(v) for v in values], dtype=np.float64)
+
+
+def same_length(path: Path, columns: Mapping[str, Collection[Any] | np.ndarray]) -> None:
+    """Raises ``DataError`` import.other-version unless all columns {name: values} have as many rows."""
+    counts = [len(values) for values in columns.values()]
+    if len(set(counts)) > 1:
+        raise other_version(path, f"{' and '.join(columns)} have {' and '.join(map(str, counts))} rows")
 
 
 def split(values: np.ndarray) -> tuple[np.ndarray, int]:
     """(finite values, how many are not)."""
     ok = np.isfinite(values)
     return values[ok], int((~ok).sum())
+
+
+def mean_of(values: np.ndarray) -> dict[str, Any]:
+    """{again, n, unscored} of the finite values Float[rows]; {reason, unscored} where there is none."""
+    kept, lost = split(values)
+    if not kept.size:
+        return {"reason": "none of its rows could be scored", "unscored": lost}
+    return {"again": float(kept.mean()), "n": len(kept), "unscored": lost}

@@ -9,7 +9,7 @@ from typing import Any
 
 from efface.errors import DataError
 from efface.importers import harness, tofu
-from efface.importers.log import Log, Value, read_json, unknown
+from efface.importers.log import Log, Value, number, read_json, unknown
 
 SUMMARY = "_SUMMARY.json"
 
@@ -53,13 +53,12 @@ def _with_summary(log: Log, summary: Mapping[str, Any], file: Path) -> Log:
     findings, known = list(log.findings), {value.name for value in log.values}
     values: list[Value] = []
     for value in log.values:
-        said = summary.get(value.name)
-        if (
-            said is not None
-            and value.printed is not None
-            and replace(value, printed=float(said), again=value.printed).differs
-        ):
+        if summary.get(value.name) is None:
+            values.append(value)
+            continue
+        said = number(file, value.name, summary[value.name])
+        if value.printed is not None and replace(value, printed=said, again=value.printed).differs:
             findings.append(f"{value.name}: {file.name} says {said:.6g}, the log {value.printed:.6g}")
-        values.append(value if said is None else replace(value, printed=float(said)))
+        values.append(replace(value, printed=said))
     findings += [f"{name}: in {file.name}, but not in the log" for name in summary if name not in known]
     return Log(log.file, log.format, tuple(values), tuple(findings))

@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 
 from efface.errors import DataError
-from efface.importers.log import Log, Value, averaged, other_version, read_json, split
+from efface.importers.log import (
+    Log,
+    Value,
+    averaged,
+    mean_of,
+    other_version,
+    read_json,
+    same_length,
+    split,
+    summed,
+    variants,
+)
 from efface.metrics.stats import harmonic_mean, ks_floor, ks_two_sample
 
 NAME = "TOFU log"
@@ -25,7 +36,9 @@ TASKS = {
     "eval_log_forget.json": "Forget",
 }
 FORGET = "eval_log_forget.json"
-MEASURES = ("avg_gt_loss", "average_perturb_loss", "avg_paraphrased_loss", "rougeL_recall")
+LOSSES = ("avg_gt_loss", "average_perturb_loss", "avg_paraphrased_loss")
+MEASURES = (*LOSSES, "rougeL_recall")
+STORED = "truth_ratio"  # not in every log; what the losses give is held against it
 
 
 def read(path: Path, reference: Path | None = None, printed: Path | None = None) -> Log:
@@ -48,22 +61,30 @@ def read(path: Path, reference: Path | None = None, printed: Path | None = None)
 
 
 def _checked(path: Path, log: dict[str, Any]) -> dict[str, Any]:
-    """The log with every measure that the numbers need."""
+    """The tasks {task file: {measure: {row: number, or one per variant}}} with every measure that the numbers need."""
     if "avg_gt_loss" in log:
         raise DataError(
             "import.one-task",
             f"{path} is one task of TOFU's evaluation.",
             "give eval_log_aggregated.json, which holds all four.",
         )
-    for file in TASKS:
+    for file in (FORGET, "eval_log.json"):
         if file not in log:
-            if file in (FORGET, "eval_log.json"):
-                raise other_version(path, f"there is no {file}")
-            continue
-        for measure in MEASURES:
-            if not isinstance(log[file], Mapping) or not isinstance(log[file].get(measure), Mapping):
-                raise other_version(path, f"{file} has no {measure} by row")
-    return log
+            raise other_version(path, f"there is no {file}")
+    return {file: _measures(path, file, log[file]) for file in TASKS if file in log}
+
+
+def _measures(path: Path, file: str, task: Any) -> dict[str, dict[str, float | list[float]]]:
+    """The measures of one task, their numbers checked, the losses of as many rows each."""
+    found = {}
+    for measure in (*MEASURES, STORED):
+        rows = task.get(measure) if isinstance(task, Mapping) else None
+        if isinstance(rows, Mapping):
+            found[measure] = {i: variants(path, f"row {i} of {measure} in {file}", v) for i, v in rows.items()}
+        elif measure != STORED:
+            raise other_version(path, f"{file} has no {measure} by row")
+    same_length(path, {f"{measure} in {file}": found[measure] for measure in LOSSES})
+    return found
 
 
 def losses(log: Mapping[str, Any], file: str) -> tuple[np.ndarray, np.ndarray]:
@@ -84,19 +105,11 @@ def _task(log: Mapping[str, Any], file: str) -> list[tuple[str, dict[str, Any]]]
     task = log[file]
     own = np.exp(-averaged(task["avg_gt_loss"].values()))
     if "eval_log" not in file:
-        others = [np.exp(-np.asarray(v, dtype=np.float64)).sum() for v in task["average_perturb_loss"].values()]
-        own = own / (own + np.array(others))
+        own = own / (own + summed(np.exp(-np.asarray(v)) for v in task["average_perturb_loss"].values()))
     r = ratios(log, file)
     form = np.minimum(r, 1 / r) if file == FORGET else np.maximum(0, 1 - r)
     rouge = averaged(task["rougeL_recall"].values())
-    return [(name, _mean(values)) for name, values in (("Prob.", own), ("ROUGE", rouge), ("Truth Ratio", form))]
-
-
-def _mean(values: np.ndarray) -> dict[str, Any]:
-    kept, lost = split(values)
-    if not kept.size:
-        return {"reason": "none of its rows could be scored", "unscored": lost}
-    return {"again": float(kept.mean()), "n": len(kept), "unscored": lost}
+    return [(name, mean_of(values)) for name, values in (("Prob.", own), ("ROUGE", rouge), ("Truth Ratio", form))]
 
 
 def _utility(known: Mapping[str, float | None]) -> dict[str, Any]:
@@ -125,8 +138,8 @@ def _quality(log: Mapping[str, Any], theirs: Mapping[str, Any] | None) -> dict[s
 def _findings(log: Mapping[str, Any]) -> Iterator[str]:
     """Stored truth ratios that the stored losses do not give."""
     for file in TASKS:
-        stored = log.get(file, {}).get("truth_ratio")
-        if isinstance(stored, Mapping):
+        stored = log.get(file, {}).get(STORED)
+        if stored is not None:
             mine, said = ratios(log, file), averaged(stored.values())
             if len(said) != len(mine):
                 yield f"{file}: {len(said)} truth ratios for {len(mine)} rows"

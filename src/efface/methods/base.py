@@ -47,7 +47,8 @@ class Needs:
 
 @dataclass
 class Context:
-    """What a method is given: a private working copy, its data and the run's settings. It opens no file itself."""
+    """What a method is given: a private working copy, its data and the run's settings. It opens no file itself.
+    ``reference`` and ``steps`` (optimizer steps of the run) are set by the loop, before ``LossMethod.start``."""
 
     adapter: ModelAdapter
     forget: Rows
@@ -59,6 +60,7 @@ class Context:
     checkpoints: Path | None = None
     log: Callable[[dict[str, Any]], None] = lambda event: None
     reference: Reference | None = None
+    steps: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
 
     def needs_retain(self, method: Method) -> bool:
@@ -113,7 +115,7 @@ class Method:
             raise NeedsError(
                 "method.needs-base",
                 f"{self.name} needs the base model (before any fine-tuning) and none is given.",
-                "set `base` in the spec.",
+                "name the model before fine-tuning with model.name, and the fine-tuned one with target.path.",
             )
         check_untied(context.adapter, context.train.select)
 
@@ -133,7 +135,7 @@ class LossMethod(Method):
     (refusals, alternative answers), reached by ``view.other(name)``.
     """
 
-    update_rule: ClassVar[str] = "sum"
+    update_rule: ClassVar[str] = "sum"  # taken unless train.rule names one
 
     def streams(self, context: Context) -> dict[str, Rows]:
         """Extra streams aligned with the forget rows: {name: rows of the same length}."""

@@ -2,8 +2,9 @@
 default.
 
 They reproduce locuslab/open-unlearning (read at d3d7cf9): 1e-10 added in ratios, the last label dropped whether or not
-it is an end token, 1/n where nothing can be extracted, stemmed ROUGE throughout. Rows that it turned into NaN (empty
-answers) are unscored here. ``compat_privacy`` has the membership metrics.
+it is an end token, 1/n where nothing can be extracted, stemmed ROUGE throughout. An empty answer has an extraction
+strength of 0, as there; where it became NaN there (probabilities, ratios) or was left out (exact memorisation), it is
+unscored here. ``compat_privacy`` has the membership metrics.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from efface.metrics.generation import GENERATED, STOPS, rouge_l, score_generatio
 from efface.metrics.knowledge import CHOICES, RATIO, correct_lp, wrong_lp
 from efface.metrics.memorisation import ANSWER, CODE, per_row, strength
 from efface.metrics.utility import RATIO_NEEDS, UTILITY_NEEDS, part_means, utility_parts
+from efface.passes.tables import Tokens
 
 TINY = 1e-10
+EMPTY = "empty answer"  # problem of a row without an answer, to which the harness gives 0 in some metrics
 REPORT = "arXiv 2506.12618"
 
 
@@ -41,9 +44,15 @@ def without_last(values: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [v[:-1] for v in values]
 
 
+def lost(tokens: Tokens) -> np.ndarray:
+    """Bool[rows]: rows that could not be scored, other than for an empty answer."""
+    return np.array([problem not in ("", EMPTY) for problem in tokens.problems])
+
+
 @metric(
     "extraction_strength_compat",
     needs=[ANSWER],
+    version=2,
     card=card(
         "Extraction strength",
         "1 - k/n as the harness prints it.",
@@ -51,10 +60,10 @@ def without_last(values: Sequence[np.ndarray]) -> list[np.ndarray]:
     ),
 )
 def extraction_strength_compat(tables: Tables) -> PerRow:
-    """ES with the harness's floor of 1/n."""
+    """ES with the harness's floor of 1/n; 0 for an empty answer."""
     tokens = tables.tokens()
     values = [max(strength(hits), 1 / hits.size) if hits.size else 0.0 for hits in without_last(tokens.hit)]
-    return per_row(tokens, np.where([bool(p) for p in tokens.problems], np.nan, values))
+    return per_row(tokens, np.where(lost(tokens), np.nan, values))
 
 
 @metric(

@@ -1,7 +1,8 @@
 """Membership and representation metrics in their released forms, quirks included. Never a default.
 
 Membership after locuslab/open-unlearning (read at d3d7cf9): the last label dropped, an empty answer scored 0, a
-reference AUC of .5 assumed. CKA after yongwookim1/UUEF: biased, in batches.
+reference AUC of .5 assumed. CKA after yongwookim1/UUEF: biased, in batches; a last batch of one row, which has no CKA,
+is left out.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import numpy as np
 
 from efface.card import Card
 from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
-from efface.metrics.compat import TINY, card, without_last
+from efface.metrics.compat import TINY, card, lost, without_last
 from efface.metrics.hidden_states import shared_layers, states
-from efface.metrics.privacy import SIDES, Familiarity, K, report, separation, sides, smallest_mean, standardised
+from efface.metrics.membership import smallest_mean, standardised
+from efface.metrics.privacy import SIDES, Familiarity, K, report, separation, sides
 from efface.metrics.representation import BATCH, MIRAGE, linear_cka_biased
 from efface.metrics.stats import auc
 
@@ -21,8 +23,7 @@ def _min_k(tables: Tables, rows: str, role: str, *, plus: bool) -> PerRow:
     tokens = tables.tokens(rows, role=role)
     lp, mu, sigma = (without_last(values) for values in (tokens.lp, tokens.mu, tokens.sigma))
     values = standardised(lp, mu, sigma) if plus else lp
-    broken = np.array([bool(problem) for problem in tokens.problems])
-    scores = np.where(broken, np.nan, np.nan_to_num(smallest_mean(values, K), nan=0.0))
+    scores = np.where(lost(tokens), np.nan, np.nan_to_num(smallest_mean(values, K), nan=0.0))
     return PerRow(scores, tokens.rows, tokens.entities)
 
 
@@ -41,6 +42,7 @@ def _register(name: str, attack: Familiarity, title: str) -> None:
         name,
         needs=SIDES,
         directions={"*": "match"},
+        version=2,
         fixed_rows="forget",
         card=card(title, "AUC forget against holdout.", "the last label is dropped and an empty answer scores 0"),
     )(lambda tables: report(tables, attack, controls=("reference", "base")))
@@ -71,13 +73,14 @@ def _against(tables: Tables, *, flip: bool) -> Score:
 @metric(
     "privleak_compat",
     needs=SIDES,
+    version=2,
     directions={"*": "match"},
     orientation="none",
     fixed_rows="forget",
     card=card(
         "PrivLeak",
         "((1-A) - (1-A_R)) / (1-A_R + 1e-10) * 100.",
-        "A_R = .5 without a reference (`reference_assumed`); min-k without the last label",
+        "A_R = .5 without a reference (`reference_assumed`); min-k without the last label, an empty answer 0",
     ),
 )
 def privleak_compat(tables: Tables) -> Score:
@@ -88,13 +91,14 @@ def privleak_compat(tables: Tables) -> Score:
 @metric(
     "rel_diff_compat",
     needs=SIDES,
+    version=2,
     directions={"*": "match"},
     orientation="none",
     fixed_rows="forget",
     card=card(
         "Relative AUC difference",
         "(A - A_R) / (A_R + 1e-10) * 100.",
-        "A_R = .5 without a reference (`reference_assumed`)",
+        "A_R = .5 without a reference (`reference_assumed`); min-k without the last label, an empty answer 0",
     ),
 )
 def rel_diff_compat(tables: Tables) -> Score:
@@ -111,7 +115,7 @@ def rel_diff_compat(tables: Tables) -> Score:
         "CKA to the reference (released code)",
         MIRAGE,
         "yongwookim1/UUEF",
-        "Biased linear CKA of the last layer, averaged over batches of 512 rows.",
+        "Biased linear CKA of the last layer, averaged over batches of 512 rows (a last one of a single row left out).",
         differs=("reproduced on purpose: biased upwards unless rows far outnumber features",),
         fooled_by=("independent features read .53 at width 576",),
     ),
@@ -119,8 +123,11 @@ def rel_diff_compat(tables: Tables) -> Score:
 def cka_reference_compat(tables: Tables) -> Score:
     """Batch-averaged biased CKA of the last layer."""
     found = states(tables, shared_layers(tables, "subject", "reference")[-1], "subject", "reference")
-    starts = range(0, len(found.rows), BATCH)
+    starts = range(0, len(found.rows) - 1, BATCH)  # one row alone is always its own mean: a batch needs two
+    if not starts:
+        raise NotComputed("a batch needs two rows, and one has hidden states")
     values = [linear_cka_biased(*(x[s : s + BATCH] for x in found.vectors)) for s in starts]
     if np.isnan(values).any():
         raise NotComputed("the hidden states of one model are the same for every row of a batch")
-    return Score("", "", float(np.mean(values)), n=len(found.rows))
+    alone = int(len(found.rows) % BATCH == 1)
+    return Score("", "", float(np.mean(values)), n=len(found.rows) - alone, unscored=alone)

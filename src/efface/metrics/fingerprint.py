@@ -15,7 +15,8 @@ import numpy as np
 
 from efface.card import Card
 from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
-from efface.metrics.privacy import Familiarity, against_reference, gradient_norm, loss
+from efface.metrics.membership import against_reference, gradient_norm, loss
+from efface.metrics.privacy import Familiarity
 from efface.metrics.stats import auc, auc_interval, placements, unit
 
 FORGET = "forget"

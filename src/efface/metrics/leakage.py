@@ -9,19 +9,10 @@ import numpy as np
 from efface.card import Card
 from efface.metrics.base import Need, NotComputed, Score, Tables, metric
 from efface.metrics.generation import MUSE
+from efface.metrics.membership import min_k
 from efface.metrics.memorisation import CODE
 from efface.metrics.power import detectable_from
-from efface.metrics.privacy import (
-    ATTACKS,
-    SHIFT,
-    SIDES,
-    Familiarity,
-    Sides,
-    both_scored,
-    difference_draws,
-    min_k,
-    sides,
-)
+from efface.metrics.privacy import ATTACKS, SHIFT, SIDES, Familiarity, Sides, both_scored, difference_draws, sides
 from efface.metrics.stats import auc, auc_draws, group, percentile, unit
 
 PAIRED = (*SIDES, Need("score", role="reference"), Need("score", "holdout", "reference"))

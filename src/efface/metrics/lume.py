@@ -8,7 +8,8 @@ from efface.card import Card
 from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
 from efface.metrics.generation import SILENT, rouge_l
 from efface.metrics.letters import letter_accuracy
-from efface.metrics.privacy import SHIFT, loss, report, sides
+from efface.metrics.membership import loss
+from efface.metrics.privacy import SHIFT, report, sides
 from efface.metrics.protocols import DIRECTIONS, continued, means_by, on, part_of, score_texts
 from efface.metrics.stats import auc, harmonic_mean
 
@@ -145,7 +146,7 @@ def membership_score(a: float) -> float:
 def lume_final(tables: Tables) -> Score:
     """Mean of the three parts."""
     forget, holdout, _, _ = sides(on(tables, "passages_forget"), loss).scored()
-    known = float(np.nanmean(letter_accuracy(on(tables, MMLU)).values))
+    known = _mmlu(tables)
     parts = {
         "aggregate": harmonic_mean(list(terms(tables).values())),
         "membership": membership_score(auc(forget, holdout)),
@@ -155,10 +156,18 @@ def lume_final(tables: Tables) -> Score:
     return Score("", "", float(np.mean(list(parts.values()))), n=len(forget), extra=extra)
 
 
+def _mmlu(tables: Tables, role: str = "subject") -> float:
+    """Accuracy by letter of a role on the MMLU rows that could be scored."""
+    values = letter_accuracy(on(tables, MMLU, role)).values
+    if np.isnan(values).all():
+        raise NotComputed(f"none of the {MMLU} rows could be scored")
+    return float(np.nanmean(values))
+
+
 def _floor(tables: Tables, known: float) -> dict[str, float | bool]:
-    """Three quarters of the target's accuracy, and whether this model is below it; nothing without a target."""
+    """Three quarters of the target's accuracy, and whether this model is below it; nothing without a target's."""
     try:
-        before = float(np.nanmean(letter_accuracy(on(tables, MMLU, "target")).values))
+        before = _mmlu(tables, "target")
     except NotComputed:
         return {}
     return {"floor": FLOOR_SHARE * before, "below_floor": bool(known < FLOOR_SHARE * before)}

@@ -8,7 +8,8 @@ import numpy as np
 
 from efface.card import Card
 from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
-from efface.metrics.stats import auc, auc_interval, unit
+from efface.metrics.resampling import draw
+from efface.metrics.stats import auc, group, percentile, placements
 from efface.passes.tables import arrays
 
 SAMPLES = 32
@@ -90,6 +91,7 @@ def pinpoint_top(tables: Tables) -> PerRow:
 @metric(
     "pinpoint_auc",
     needs=[NEED],
+    version=2,
     card=Card(
         "Pinpointing, area under the ROC curve",
         ANONACT,
@@ -97,7 +99,11 @@ def pinpoint_top(tables: Tables) -> PerRow:
         "Over all (question, word) pairs: P(a word of the answer comes up more often than another candidate). .5: the "
         f"frequency tells nothing; a word of the answer that never comes up counts as frequency 0. {DRAWN}.",
         differs=DIFFERS,
-        derived=(*DERIVED, "words of the answer that were never sampled are among the pairs"),
+        derived=(
+            *DERIVED,
+            "words of the answer that were never sampled are among the pairs",
+            "the interval resamples entities with all their words, for both sides at once",
+        ),
         tested=TESTED,
         fooled_by=FOOLED,
         systems=("S33",),
@@ -105,21 +111,41 @@ def pinpoint_top(tables: Tables) -> PerRow:
 )
 def pinpoint_auc(tables: Tables) -> Score:
     """AUC of sample shares, words of the answer against other candidates, with an interval over entities."""
-    table = tables.table(NEED)
-    names, shares, labels = [], [], []
-    lines = table.to_pylist()
-    for line in lines:
-        if line["problem"] or not line["drawn"]:
-            continue
-        shares += [count / line["drawn"] for count in line["count"]]
-        labels += line["gold"]
-        names += [line["entity"] or line["row"]] * len(line["count"])
-    gold = np.array(labels, dtype=bool)
+    lines = tables.table(NEED).to_pylist()
+    kept = [line for line in lines if not line["problem"] and line["drawn"]]
+    values = np.array([count / line["drawn"] for line in kept for count in line["count"]])
+    gold = np.array([label for line in kept for label in line["gold"]], dtype=bool)
     if not gold.any() or gold.all():
         raise NotComputed("no question has both a word of the answer and another candidate")
-    values, entity = np.array(shares), np.array(names)
-    sides = (list(entity[gold]), list(entity[~gold]))
-    low, high = auc_interval(values[gold], values[~gold], *sides, seed=tables.seed, resamples=tables.resamples)
+    groups = group([line["entity"] or line["row"] for line in kept])
+    place = np.repeat(groups.place, [len(line["count"]) for line in kept])
+    draws = joint_draws(values, gold, place, groups.count, seed=tables.seed, resamples=tables.resamples)
+    low, high = percentile(draws) if groups.count > 1 else (None, None)
     scored = sum(not line["problem"] for line in lines)
-    extra = {"pairs": len(gold), "words": int(gold.sum()), "interval_over": unit(*sides)}
+    extra = {"pairs": len(gold), "words": int(gold.sum()), "interval_over": groups.unit}
     return Score("", "", auc(values[gold], values[~gold]), low, high, scored, len(lines) - scored, extra=extra)
+
+
+def joint_draws(
+    values: np.ndarray, gold: np.ndarray, place: np.ndarray, count: int, *, seed: int, resamples: int
+) -> np.ndarray:
+    """Float64[resamples]: bootstrap AUCs of ``values`` Float[words] where ``gold`` Bool[words] against the rest.
+
+    One draw of the ``count`` groups (``place`` Int[words]) serves both sides: all words of a question come from the
+    same samples, and what lifts them all moves both sides together. A group drawn n times is n groups, each paired with
+    its own words once: pairs of a group with its own copies would make it weigh n^2 and move every resample one way.
+    NaN where a resample has one side only.
+    """
+    mine, theirs = place[gold], place[~gold]
+    won = np.zeros((count, count))  # pairs won by the words of one group against those of another, ties half
+    for other in np.unique(theirs):
+        against = values[~gold][theirs == other]
+        won[:, other] = len(against) * np.bincount(mine, placements(values[gold], against), count)
+    pairs = np.outer(np.bincount(mine, minlength=count), np.bincount(theirs, minlength=count))
+    weights = draw(count, seed, resamples)
+
+    def total(by_group: np.ndarray) -> np.ndarray:
+        return ((weights @ by_group) * weights).sum(1) - (weights**2 - weights) @ np.diag(by_group)
+
+    with np.errstate(invalid="ignore"):
+        return total(won) / total(pairs)

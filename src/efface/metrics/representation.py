@@ -16,6 +16,7 @@ from efface.metrics.stats import Z_95
 MIRAGE = "Are We Truly Forgetting? (arXiv 2503.06991)"
 CODE = "yongwookim1/UUEF"
 SHUFFLES, BLOCKS, BATCH, ROUNDING = 10, 20, 512, 1e-12
+LEAST_ROWS = 4  # the unbiased HSIC is a mean over quadruples of distinct rows
 Pair = tuple[str, str]
 
 
@@ -43,11 +44,13 @@ def _cka(k: np.ndarray, m: np.ndarray) -> float:
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear CKA of Float[rows, d1] and Float[rows, d2] with the unbiased U-statistic of HSIC; needs 4 rows.
+    """Linear CKA of Float[rows, d1] and Float[rows, d2] with the unbiased U-statistic of HSIC.
 
     About 0 for independent features whatever the width, 1 for equal ones; may fall a little below 0. NaN if a side is
-    constant.
+    constant, and under 4 rows.
     """
+    if len(x) < LEAST_ROWS:
+        return float("nan")
     return _cka(_off_diagonal(x), _off_diagonal(y))
 
 
@@ -63,8 +66,8 @@ def linear_cka_biased(x: np.ndarray, y: np.ndarray) -> float:
 def _layer(tables: Tables, layer: int, roles: Pair) -> dict[str, Any]:
     """CKA of one layer, its shuffled-row floor (mean over permutations) and its leave-one-block-out values."""
     found = states(tables, layer, *roles)
-    if len(found.rows) < 4:
-        raise NotComputed(f"unbiased CKA needs at least 4 rows, and {len(found.rows)} have hidden states")
+    if len(found.rows) < LEAST_ROWS:
+        raise NotComputed(f"unbiased CKA needs at least {LEAST_ROWS} rows, and {len(found.rows)} have hidden states")
     k, m = (_off_diagonal(x) for x in found.vectors)
     rng = np.random.default_rng([tables.seed, layer])
     orders = [rng.permutation(len(m)) for _ in range(SHUFFLES)]
@@ -75,7 +78,7 @@ def _layer(tables: Tables, layer: int, roles: Pair) -> dict[str, Any]:
         "floor": float(np.mean([_cka(k, m[np.ix_(p, p)]) for p in orders])),
         "n": len(found.rows),
         "unit": group(found.entities).unit,
-        "without": [_cka(k[np.ix_(i, i)], m[np.ix_(i, i)]) for i in kept] if min(map(len, kept)) >= 4 else [],
+        "without": [_cka(k[np.ix_(i, i)], m[np.ix_(i, i)]) for i in kept] if min(map(len, kept)) >= LEAST_ROWS else [],
     }
 
 
@@ -119,11 +122,13 @@ def _plain(curve: Sequence[float] | np.ndarray) -> list[float | None]:
 
 
 def _ceiling(tables: Tables, layers: Sequence[int], roles: Pair) -> np.ndarray | None:
-    """CKA by layer of two references of different seeds: what seed noise leaves. None without a second reference."""
+    """CKA by layer of two references of different seeds: what seed noise leaves. None without a second reference, or
+    where no layer has a value."""
     try:
-        return np.array([linear_cka(*states(tables, layer, *roles).vectors) for layer in layers])
+        tops = np.array([linear_cka(*states(tables, layer, *roles).vectors) for layer in layers])
     except NotComputed:
         return None
+    return None if np.isnan(tops).all() else tops
 
 
 def _between(value: float, floor: float, ceiling: float) -> float | None:

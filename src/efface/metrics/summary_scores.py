@@ -12,7 +12,7 @@ from efface.card import Card
 from efface.metrics.base import Need, NotComputed, Score, Tables, metric
 from efface.metrics.hidden_states import FAMILIES, shared_layers, states
 from efface.metrics.probes import nearest_neighbours, probe
-from efface.metrics.representation import MIRAGE, linear_cka
+from efface.metrics.representation import LEAST_ROWS, MIRAGE, linear_cka
 from efface.metrics.stats import harmonic_mean
 
 PROBED = ("forget", "retain", "test")
@@ -80,7 +80,10 @@ def feature_score(tables: Tables) -> tuple[float, dict[str, float]]:
     layers = shared_layers(tables, *ROLES, rows="forget")
     curve = [linear_cka(*states(tables, layer, *ROLES, rows="forget").vectors) for layer in layers]
     if np.isnan(curve).all():
-        raise NotComputed("CKA to the reference is not defined on the forget rows")
+        raise NotComputed(
+            "CKA to the reference is not defined on the forget rows: fewer than "
+            f"{LEAST_ROWS} have hidden states, or one model's are the same for all of them"
+        )
     parts = {"cka": max(0.0, float(np.nanmean(curve)))}
     for rows in PROBED:
         try:

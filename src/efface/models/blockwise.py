@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NAME = "efface_blocks"
+NAME = "efface_sdpa_blocks"  # with "sdpa" in the name, transformers refuses it for models that cannot take sdpa
 BLOCK = 64
 
 Plan = list[tuple[int, int, Tensor, Tensor]]
@@ -55,7 +55,8 @@ def attention(
     """Float[B, heads, Q, D] against Float[B, heads / groups, K, D], as ``transformers`` calls it."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if attention_mask is None or attention_mask.dtype != torch.bool or query.shape[2] <= BLOCK:
+    odd = any(more.get(name) is not None for name in ("position_bias", "softcap", "s_aux"))
+    if odd or attention_mask is None or attention_mask.dtype != torch.bool or query.shape[2] <= BLOCK:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)
     groups = query.shape[1] // key.shape[1]
     found = []

@@ -24,12 +24,17 @@ class Contrasted(CausalLM):
     """``module`` is the model as it was; ``other`` runs beside it at every forward, with keys and values of its own.
 
     The cache of a forward holds the layers of both, one after the other, so that decoding cuts and joins them alike.
-    What an attacker puts around the model (edits of states, free input vectors) reaches ``module`` only.
+    What an attacker puts around the model (edits of states, free input vectors) reaches ``module`` only: ``other``
+    reads token 0 in the place of a free vector. With ``alpha`` 0 ``module`` runs alone.
     """
 
     other: nn.Module
     alpha: float
-    shares_starts = False  # the caches of two models do not fit into one empty cache
+
+    @property
+    def shares_starts(self) -> bool:  # type: ignore[override]
+        """Only alone: the caches of two models do not fit into one empty cache."""
+        return not self.alpha
 
     @classmethod
     def of(cls, adapter: CausalLM, other: nn.Module, alpha: float) -> Self:
@@ -47,7 +52,10 @@ class Contrasted(CausalLM):
         return super().identity() | {"contrast": [total.hexdigest(), self.alpha]}
 
     def call(self, *, last_prompt: Tensor | None = None, **inputs: Any) -> Any:
-        """Both models on the same inputs; the logits of eq. 1."""
+        """Both models on the same inputs; the logits of eq. 1. A cache holds both models' layers or, at ``alpha`` 0,
+        those of ``module`` alone: one that was made at another ``alpha`` is no use."""
+        if not self.alpha:
+            return super().call(last_prompt=last_prompt, **inputs)
         from transformers import DynamicCache
 
         past = inputs.pop("past_key_values", None)
@@ -57,8 +65,9 @@ class Contrasted(CausalLM):
             mine, theirs = DynamicCache(), DynamicCache()
             mine.layers, theirs.layers = past.layers[:count], past.layers[count:]  # the layers change in place
         out = super().call(last_prompt=last_prompt, **inputs, past_key_values=mine)
+        read = inputs if self.tampering is None else self.tampering.embedded(self, inputs)
         with self._same_labels():
-            beside = self.other(**inputs, past_key_values=theirs)
+            beside = self.other(**read, past_key_values=theirs)
         out.logits = generic(out.logits, beside.logits.to(out.logits.dtype), self.alpha)
         if inputs.get("use_cache") and past is None:
             both = DynamicCache()

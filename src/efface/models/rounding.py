@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from efface.models.base import ModelAdapter
 
@@ -38,6 +38,9 @@ def round_tensor(weight: Tensor, bits: int, group: int) -> Tensor:
 
 
 def roundable(adapter: ModelAdapter) -> dict[str, Tensor]:
-    """Weight matrices that are rounded: two dimensions or more, inside the blocks; not embeddings, head and norms."""
-    head = set(adapter.head_parameters())
-    return {n: p for n, p in adapter.module.named_parameters() if p.dim() >= 2 and n not in head}
+    """Weights that are rounded: all of two dimensions or more, but not output head, embeddings of tokens and learned
+    embeddings of positions."""
+    kept = set(adapter.head_parameters())
+    tables = {id(p) for m in adapter.module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    named = adapter.module.named_parameters()
+    return {n: p for n, p in named if p.dim() >= 2 and n not in kept and id(p) not in tables}

@@ -3,7 +3,8 @@ and values serve every row, in training as well: gradients flow back through the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,10 +19,23 @@ if TYPE_CHECKING:
 LEAST_TOKENS, LEAST_ROWS, LEAST_SHARE = 8, 3, 0.15  # below that, a second call costs more than it saves
 
 
+@contextmanager
+def whole_forwards(adapter: Any) -> Iterator[None]:
+    """Inside the block every row is run from its first token on: for hooks that expect Float[B, T, width]."""
+    before = getattr(adapter, "runs_whole", False)
+    adapter.runs_whole = True
+    try:
+        yield
+    finally:
+        adapter.runs_whole = before
+
+
 def shared_start(adapter: CausalLM, batch: Batch, inputs: Mapping[str, Tensor]) -> int:
     """How many leading positions all rows share and no label is predicted from; 0 where sharing does not pay or the
     model keeps its keys in another way (sliding windows) or has edited states."""
     ids = inputs["input_ids"]
+    if getattr(adapter, "runs_whole", False):
+        return 0
     if len(ids) < LEAST_ROWS or not len(batch.label_at) or adapter.tampering is not None or not adapter.shares_starts:
         return 0
     if getattr(adapter.hf.config.get_text_config(), "layer_types", None) and not _all_full(adapter):

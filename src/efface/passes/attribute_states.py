@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ ATTRIBUTES = pa.schema(
 )
 
 
-@table_pass("attribute_states")
+@table_pass("attribute_states", version=2)
 def attribute_states(given: PassInput) -> pa.Table:
     """One line per (row about a person, place, layer). The answer is forced up to the words that tell, and no
     further."""
@@ -41,7 +42,8 @@ def attribute_states(given: PassInput) -> pa.Table:
     if not rows:
         raise NotComputed("no row asks for an attribute of a person")
     layers = range(1, len(adapter.blocks) + 1)
-    places = {"question": adapter, "answer": adapter.tampered(Tampering(forced=leads))}
+    begun = replace(adapter.tampering or Tampering(), forced=leads)
+    places = {"question": adapter, "answer": adapter.tampered(begun)}
     lines: list[dict[str, Any]] = []
     for place, model in places.items():
         for row, state in zip(rows, prompt_states(model, rows, layers), strict=True):

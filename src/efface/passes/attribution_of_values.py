@@ -65,11 +65,13 @@ def _one(adapter: Any, modules: Sequence[Any], batch: Any) -> list[Tensor]:
         with torch.enable_grad():
             logits = adapter.forward(batch).logits
             logp = torch.log_softmax(logits, -1).gather(1, batch.label_id[:, None]).sum()
-            gradients = torch.autograd.grad(logp, [nothing for _, _, nothing in seen])
+            # what the last block writes at the shared start reaches no answer: it has no gradient
+            gradients = torch.autograd.grad(logp, [nothing for _, _, nothing in seen], allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
     found = [torch.zeros(1, device=logp.device)] * len(modules)
     for (k, a, _), g in zip(seen, gradients, strict=True):
-        found[k] = found[k] + (a * g).float().sum((0, 1))
+        if g is not None:
+            found[k] = found[k] + (a * g).float().sum((0, 1))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import logging
 from importlib import metadata, resources
 from random import Random
@@ -38,12 +39,21 @@ def version() -> str:
         return ""
 
 
-def _number(text: str) -> int:
-    """A version as a number for the cache key: another harness may score differently."""
+def own_tasks() -> dict[str, str]:
+    """{name: YAML text} of our own tasks."""
+    folder = resources.files("efface.metrics") / "harness_tasks"
+    files = {file.name: file for file in folder.iterdir() if file.name.endswith(".yaml")}
+    return {name.removesuffix(".yaml"): files[name].read_text(encoding="utf-8") for name in sorted(files)}
+
+
+def _number() -> int:
+    """The version for the cache key: another harness may score differently, and our own tasks and questions may
+    change."""
+    text = json.dumps([version(), own_tasks(), TRIVIA])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-@table_pass("harness", version=_number(version()))
+@table_pass("harness", version=_number())
 def harness(given: PassInput) -> pa.Table:
     """The task ``need.variants[0]``. ``NotComputed`` without the package, for another family, an unknown task, or a
     task whose data are not at hand."""
@@ -68,11 +78,8 @@ def harness(given: PassInput) -> pa.Table:
 
 def _task(name: str) -> str | dict[str, Any]:
     """One of our own tasks with its data, or the name of one of the harness's."""
-    folder = resources.files("efface.metrics") / "harness_tasks"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        return name
-    return yaml.safe_load(path.read_text(encoding="utf-8")) | {"custom_dataset": trivia}
+    text = own_tasks().get(name)
+    return name if text is None else yaml.safe_load(text) | {"custom_dataset": trivia}
 
 
 def trivia(**_: Any) -> Any:

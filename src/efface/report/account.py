@@ -25,7 +25,7 @@ def cost(run: LoadedRun) -> Cost:
     t = run.training
     ended = {str(e.get("stage", "")): e for e in run.events if e.get("event") == DONE}
     stages = t.stages if t and t.stages else {n: e.get("seconds") for n, e in ended.items() if n != UNDER_WAY}
-    rows = tuple((words(name), duration(seconds), *_spent(ended.get(name, {}))) for name, seconds in stages.items())
+    rows = tuple((words(name), _time(seconds), *_spent(ended.get(name, {}))) for name, seconds in stages.items())
     return Cost(rows, tuple(_training(run)), tuple(visible(w, 400) for w in (t.warnings if t else ())), _losses(run))
 
 
@@ -34,10 +34,15 @@ def _spent(event: Mapping[str, Any]) -> tuple[str, str, str]:
     used, cpu = event.get("memory"), event.get("cpu_seconds")
     ram, gpu = (_at(used, key) for key in ("ram", "gpu"))
     return (
-        duration(cpu) if isinstance(cpu, int | float) else "–",
+        _time(cpu),
         memory(ram) if isinstance(ram, int | float) else "–",
         memory(gpu) if isinstance(gpu, int | float) else "–",
     )
+
+
+def _time(seconds: Any) -> str:
+    """Events of a stranger's run may hold anything there."""
+    return duration(seconds) if isinstance(seconds, int | float) else "–"
 
 
 def _training(run: LoadedRun) -> Iterator[Fact]:

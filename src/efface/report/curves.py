@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from pydantic import ValidationError
+
 from efface.report.charts import Plot, Series
 from efface.report.glossary import ATTACKS, THREATS, title
 from efface.report.model import AttackView
@@ -55,8 +57,8 @@ def _threat(curve: Curve) -> str:
 def _sentences(curve: Curve, found: Finding | None) -> Iterator[str]:
     """Excess over the reference under the same attack (the only evidence of residue), then the highest value."""
     measure = title(curve.metric).lower()
-    if found is not None and isinstance(found.evidence.get("value"), int | float):
-        gap = Gap.model_validate({**found.evidence, "at": found.evidence.get("budget") or {}})
+    gap = _gap(found)
+    if found is not None and gap is not None:
         yield _excess(measure, gap, found.p)
     elif curve.excess is not None and curve.excess.value is not None:
         yield _excess(measure, curve.excess, None)
@@ -67,6 +69,16 @@ def _sentences(curve: Curve, found: Finding | None) -> Iterator[str]:
     if start is not None and curve.recovered is not None and curve.recovered.value is not None:
         most, where = number(curve.recovered.value), _where(curve.recovered.at).lower()
         yield f"The unlearned model reached at most {most}, {where}; without an attack it is at {number(start.value)}."
+
+
+def _gap(found: Finding | None) -> Gap | None:
+    """The gap that a finding is about; None where its evidence is not made of numbers."""
+    if found is None or not isinstance(found.evidence.get("value"), int | float):
+        return None
+    try:
+        return Gap.model_validate({**found.evidence, "at": found.evidence.get("budget") or {}})
+    except ValidationError:
+        return None
 
 
 def _excess(measure: str, gap: Gap, p: float | None) -> str:

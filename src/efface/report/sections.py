@@ -12,6 +12,7 @@ from efface.report.text import number, visible, words
 from efface.runs.loading import LoadedRun
 
 LIST_LENGTH = 8
+PATH = re.compile(r"[/\\~.]|[^\n{}]*[/\\][^\n{}]*$")  # absolute, below a home, or with a separator (no template)
 HEAD = (("id", "Request"), ("reason", "Reason"), ("authority", "On whose word"))
 
 
@@ -39,13 +40,26 @@ def asked(run: LoadedRun) -> Iterator[Fact]:
         yield Fact("Method", visible(run.training.method, 80) + _settings(at(spec, "method", "settings")))
     chosen = {k: v for k, v in run.origins.items() if "user" in v or "file" in v}
     if chosen:
-        settings = (f"{visible(k, 80)} = {visible(at(spec, *k.split('.')), 80)}" for k in chosen)
+        settings = (f"{visible(k, 80)} = {visible(placeless(at(spec, *k.split('.'))), 80)}" for k in chosen)
         yield Fact("Set by the user", ", ".join(settings))
 
 
 def model_name(run: LoadedRun) -> str:
-    """The model's name; of a path only its last part, for paths say where things lie on somebody's machine."""
-    return visible(re.split(r"[/\\]", str(at(run.spec, "model", "name")).rstrip("/\\"))[-1], 120) or "unknown model"
+    """The model's name; of a path only its last part."""
+    return visible(_last(str(at(run.spec, "model", "name"))), 120) or "unknown model"
+
+
+def placeless(value: Any) -> Any:
+    """``value`` with every path in it cut to its last part: paths say where things lie on somebody's machine."""
+    if isinstance(value, Mapping):
+        return {key: placeless(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [placeless(item) for item in value]
+    return _last(value) if isinstance(value, str) and PATH.match(value) else value
+
+
+def _last(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def _entities(run: LoadedRun) -> str:
@@ -58,7 +72,11 @@ def _entities(run: LoadedRun) -> str:
 
 
 def _settings(values: Any) -> str:
-    items = [f"{visible(k, 60)} {visible(v, 60)}" for k, v in values.items()] if isinstance(values, Mapping) else []
+    items = (
+        [f"{visible(k, 60)} {visible(placeless(v), 60)}" for k, v in values.items()]
+        if isinstance(values, Mapping)
+        else []
+    )
     return f" ({', '.join(items)})" if items else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Mapping
 
@@ -91,8 +92,8 @@ def interval(low: float | None, high: float | None, *, sign: bool = False) -> st
 
 
 def duration(seconds: float | None) -> str:
-    """``43 s``, ``2 min 05 s``, ``1 h 10 min``."""
-    if seconds is None:
+    """``43 s``, ``2 min 05 s``, ``1 h 10 min``; a dash for what is no time."""
+    if seconds is None or not math.isfinite(seconds):
         return "–"
     if seconds < 10:
         return f"{seconds:.1f} s"
@@ -106,7 +107,9 @@ def duration(seconds: float | None) -> str:
 
 def memory(mib: float | None) -> str:
     """MiB for a person."""
-    return "–" if mib is None else f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
+    return (
+        "–" if mib is None or not math.isfinite(mib) else f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
+    )
 
 
 def amount(value: float) -> str:

@@ -30,23 +30,6 @@ def step_history(events: Iterable[dict[str, Any]], stage: str) -> list[dict[str,
     return [steps[number] for number in sorted(steps)]
 
 
-def finished_stages(events: Iterator[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Markers of finished stages, in order. A stage that was started again is not finished, nor is any after it."""
-    done: dict[str, dict[str, Any]] = {}
-    for event in events:
-        if event.get("event") == STARTED:
-            done = without(done, event.get("stage", ""))
-        elif event.get("event") == DONE:
-            done[event.get("stage", "")] = event
-    return done
-
-
-def without(done: dict[str, dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
-    """``done`` up to, and without, the stage ``name``."""
-    names = list(done)
-    return {n: done[n] for n in names[: names.index(name)]} if name in done else done
-
-
 def parse_line(line: bytes, where: str) -> Any:
     """One line of a JSONL file; ``where`` names it in errors."""
     if len(line) > LINE_LIMIT:

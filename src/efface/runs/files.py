@@ -23,7 +23,7 @@ except ImportError:  # Windows: two processes on one run directory are then not 
 
 JSON_LIMIT = 256 * 2**20
 NOT_OURS = "this is not a file that Efface wrote, or it was changed."
-FREE_SPACE = "free some space or choose another folder with `out`; the same command then goes on from here."
+FREE_SPACE = "free some space, and give the same command again: it goes on from here."
 
 
 def now() -> str:
@@ -44,7 +44,7 @@ def writing(place: Path) -> Iterator[None]:
         raise RunFailed(
             "disk.unwritable",
             f"{place} cannot be written: {error.strerror or error}.",
-            "check the folder's permissions, or choose another one with `out`.",
+            "check who may write there, or name another folder; `efface VERB --help` says with which option.",
         ) from error
 
 
@@ -121,7 +121,7 @@ def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
 def loads(data: bytes, where: str) -> Any:
     """Strict JSON; ``where`` names the file (and line) in the error."""
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_refuse)
+        return json.loads(data.decode("utf-8"), parse_constant=_refuse, parse_int=_whole, parse_float=_broken)
     except (ValueError, RecursionError) as error:
         raise RecordError(
             "record.bad-file", f"{where} is not strict JSON: {str(error).splitlines()[0][:200]}.", NOT_OURS
@@ -130,6 +130,15 @@ def loads(data: bytes, where: str) -> Any:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+def _whole(digits: str) -> int:
+    """Whole numbers that a float can hold: no reader of a record has to think of others."""
+    return int(digits) if len(digits) <= 300 else _refuse(f"{digits[:20]}...")
+
+
+def _broken(digits: str) -> float:
+    return value if math.isfinite(value := float(digits)) else _refuse(digits[:40])
 
 
 # -- one writer at a time ------------------------------------------------------------------------------------

@@ -8,9 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from efface.errors import RecordError
+from efface.plain_yaml import BadYaml, read_plain
 from efface.runs.events import parse_events, parse_line
 from efface.runs.files import NOT_OURS, read_json
 from efface.runs.layout import RunDir, inside
@@ -18,7 +17,6 @@ from efface.runs.results import Conclusion, Curve, RowValues, Sample, Scores, Tr
 from efface.runs.schema import Manifest, Provenance, Status, check, read
 
 LINES_LIMIT = 512 * 2**20
-SPEC_LIMIT = 2**20
 
 
 @dataclass(frozen=True)
@@ -139,20 +137,10 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Without aliases: a small file of nested aliases unfolds to any size."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
-
-
 def _spec(path: Path) -> dict[str, Any]:
     if not _there(path):
         return {}
     try:
-        return _mapping(yaml.load(_bytes(path, SPEC_LIMIT).decode("utf-8"), _PlainLoader))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        why = str(error).splitlines()[0][:200]
+        return _mapping(read_plain(path))
+    except BadYaml as why:
         raise RecordError("record.bad-file", f"{path} is not plain YAML: {why}.", NOT_OURS) from None

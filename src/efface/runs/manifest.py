@@ -7,27 +7,22 @@ To hold someone to a record, keep the hash of ``manifest.json`` elsewhere (``dig
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from efface.errors import RecordError
 from efface.runs.files import sync, write_json
 from efface.runs.layout import RunDir, inside
-from efface.runs.results import Scores
 from efface.runs.schema import SCHEMA, Manifest, read
 
 NAME = "manifest.json"
-TOLERANCE = 1e-6
-Rederived = tuple[str, str, str, float | None]  # role, metric, evaluation set, value (None: cannot be computed again)
-Rederive = Callable[[Path], Iterable[Rederived]]
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something that is not as the manifest says. ``kind``: incomplete, changed, missing, extra, link, bad, score."""
+    """Something that is not as the manifest says. ``kind``: incomplete, changed, missing, extra, link, bad."""
 
     kind: str
     file: str
@@ -52,12 +47,8 @@ def write(folder: Path | RunDir) -> Path:
     return root / NAME
 
 
-def verify(folder: Path | RunDir, rederive: Rederive | None = None) -> list[Change]:
-    """Everything that differs from the manifest, by file; empty if nothing does.
-
-    ``rederive(folder)`` computes the scores again from the stored tables; a score that differs is a finding too. It is
-    called only when all files are as they were.
-    """
+def verify(folder: Path | RunDir) -> list[Change]:
+    """Everything that differs from the manifest, by file; empty if nothing does."""
     root = _root(folder)
     if not root.is_dir():
         raise RecordError("record.missing", f"There is no run directory {root}.", "check the path.")
@@ -67,24 +58,7 @@ def verify(folder: Path | RunDir, rederive: Rederive | None = None) -> list[Chan
         manifest = read(Manifest, root / NAME)
     except RecordError as error:
         return [Change("bad", NAME, error.cause)]
-    found = [*_listed(root, manifest), *_unlisted(root, manifest)]
-    return found or (list(_scores(root, rederive)) if rederive else [])
-
-
-def require_intact(folder: Path | RunDir) -> None:
-    """Raise ``RecordError`` "record.incomplete" or "record.changed" (naming the file) unless nothing was changed."""
-    found = verify(folder)
-    if not found:
-        return
-    first, root = found[0], _root(folder)
-    if first.kind == "incomplete":
-        raise RecordError("record.incomplete", f"{root} is not complete: {first.what}.", "run the same command again.")
-    more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
-    raise RecordError(
-        "record.changed",
-        f"{root / first.file} is not as the run left it: {first.what}{more}.",
-        "get the run again from where it came; `efface verify` lists every file.",
-    )
+    return [*_listed(root, manifest), *_unlisted(root, manifest)]
 
 
 def count(folder: Path | RunDir) -> int:
@@ -138,14 +112,3 @@ def _unlisted(root: Path, manifest: Manifest) -> Iterator[Change]:
     for name in _names(root):
         if name not in manifest.files:
             yield Change("extra", name, "it was added after the run")
-
-
-def _scores(root: Path, rederive: Rederive) -> Iterator[Change]:
-    stored = {(s.role, s.name, s.rows): s.value for s in read(Scores, root / "scores.json").scores}
-    for role, name, rows, value in rederive(root):
-        if value is None:
-            continue
-        old = stored.get((role, name, rows))
-        if old is None or not math.isclose(old, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-            says = "says nothing" if old is None else f"says {old:.6g}"
-            yield Change("score", "scores.json", f"{name} on {rows} ({role}) {says}, the tables give {value:.6g}")

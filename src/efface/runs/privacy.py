@@ -85,9 +85,10 @@ class Privacy:
         return self._known[text]
 
     def values(self, value: Any) -> Any:
-        """JSON data with every string passed through ``text``; private entities by themselves are hashed whole."""
+        """JSON data with every string, keys included, passed through ``text``; private entities by themselves are
+        hashed whole."""
         if isinstance(value, Mapping):
-            return {key: self.values(item) for key, item in value.items()}
+            return {self.values(key): self.values(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.values(item) for item in value]
         return (self.hashed(value) if value in self.names else self.text(value)) if isinstance(value, str) else value

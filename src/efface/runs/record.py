@@ -5,30 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 from efface.errors import EffaceError, RecordError, RunFailed
 from efface.runs import manifest
-from efface.runs.events import DONE, STARTED, finished_stages, parse_events, step_history, without
-from efface.runs.files import dumps, hold, now, read_json, sync, write_json, writing
+from efface.runs.events import DONE, STARTED, parse_events, step_history
+from efface.runs.files import dumps, hold, now, read_json, write_json, writing
 from efface.runs.layout import RunDir
 from efface.runs.loading import LoadedRun, load_run
 from efface.runs.provenance import peak_memory
 
-__all__ = ["LoadedRun", "RunRecord", "Stage", "load_run"]
-
-
-@dataclass
-class Stage:
-    """One stage of a run. ``todo`` is False if an earlier process finished it; ``data`` is what was kept with it."""
-
-    name: str
-    todo: bool
-    data: dict[str, Any] = field(default_factory=dict)
+__all__ = ["LoadedRun", "RunRecord", "load_run"]
 
 
 class RunRecord:
@@ -46,7 +35,6 @@ class RunRecord:
             )
         self._open()
         self._stage, self._cpu = "", {}
-        self._done = finished_stages(self._events())
         status = read_json(self.run.status) if self.run.status.is_file() else {}
         self._fixed = {key: status.get(key, "") for key in ("spec_hash", "started")}
         self._status("running")
@@ -80,34 +68,6 @@ class RunRecord:
     def history(self, stage: str) -> list[dict[str, Any]]:
         """Step events of a stage in order; a step taken again after a kill counts once, the later one."""
         return step_history(self._events(), stage)
-
-    # -- stages --------------------------------------------------------------------------------------------------
-    @contextmanager
-    def stage(self, name: str, outputs: Sequence[str] = ()) -> Iterator[Stage]:
-        """A stage that is done once: ``with record.stage("audit", ["scores.json"]) as s: if s.todo: ...``.
-
-        Done means: its marker is in the events and every one of ``outputs`` (names below the run directory) exists.
-        ``s.data`` (plain JSON) is kept with the marker. A stage that runs again makes all later ones run again.
-        """
-        marker = self._done.get(name)
-        if marker is not None and all((self.run.path / output).exists() for output in outputs):
-            yield Stage(name, False, dict(marker.get("data") or {}))
-            return
-        before, self._stage = self._stage, name
-        self._status("running")
-        self.event(STARTED)
-        self._done = without(self._done, name)
-        stage, started = Stage(name, True), time.perf_counter()
-        try:
-            yield stage
-            for output in outputs:
-                self._flush(self.run.path / output)
-        except BaseException as error:
-            self.fail(name, error)
-            raise
-        data = {"seconds": round(time.perf_counter() - started, 2), "data": stage.data}
-        self.event(DONE, **data)
-        self._done[name], self._stage = data, before
 
     # -- the end -------------------------------------------------------------------------------------------------
     def fail(self, stage: str, error: BaseException | str) -> None:
@@ -183,16 +143,6 @@ class RunRecord:
 
     def _status(self, state: str, error: dict[str, str] | None = None) -> None:
         write_json(self.run.status, {"schema": 1, "state": state, "stage": self._stage, "error": error, **self._fixed})
-
-    @staticmethod
-    def _flush(path: Path) -> None:
-        """Outputs reach the disk before their marker does."""
-        if not path.exists():
-            raise RecordError(
-                "record.no-output", f"A stage ended without writing {path}.", "this is a defect; please report it."
-            )
-        for place in [*path.rglob("*"), path] if path.is_dir() else [path, path.parent]:
-            sync(place)
 
 
 def _failure(error: BaseException | str) -> dict[str, str]:

@@ -54,8 +54,9 @@ class RowValues(File):
 
 
 class Point(Stored):
-    """One role at one budget of an attack; budget 0 is the model as it is."""
+    """One role at one budget of an attack; budget 0 is the model as it is. ``number``: its place along the curve."""
 
+    number: int | None = None
     budget: dict[str, float]
     role: str
     value: Number

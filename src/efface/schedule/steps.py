@@ -20,6 +20,8 @@ from efface.data.benchmarks.base import BENCHMARKS
 from efface.data.plans import Plan, plan_of
 from efface.errors import NeedsError
 from efface.loading import load_data
+from efface.models.cachedir import publish
+from efface.models.folders import content_sha256
 from efface.progress import SILENT, Progress
 from efface.runs.files import write_json
 from efface.schedule.curves import curves
@@ -77,8 +79,9 @@ def step(resolved: Resolved, settings: Mapping[str, Any], base: Made, target: Ma
 
 
 def whole(folder: Path, target: Made, resolved: Resolved, place: Path) -> Path:
-    """The folder of a finished step's model with all its weights; a low-rank adapter is merged into ``place``. Guards
-    and wrappers leave the weights as they were, so that nothing could start from them: ``NeedsError``."""
+    """The folder of a finished step's model with all its weights; a low-rank adapter is merged into a folder whose name
+    is that of ``place`` and the adapter's hash, which covers the target it belongs to. Guards and wrappers leave the
+    weights as they were, so that nothing could start from them: ``NeedsError``."""
     model = folder / "model"
     if not refusing.is_artifact(model):
         return model
@@ -89,11 +92,13 @@ def whole(folder: Path, target: Made, resolved: Resolved, place: Path) -> Path:
             f"{resolved.spec.method.name} leaves an artifact of kind {artifact.kind}; the next request needs weights.",
             "choose a method that changes weights, or a plan whose steps do not follow each other.",
         )
-    if not (place / "config.json").is_file():
+
+    def merge(empty: Path) -> None:
         adapter: Any = artifact.attach(target.open(resolved.spec.model))
         adapter.module = adapter.module.merge_and_unload()
-        adapter.save(place)
-    return place
+        adapter.save(empty)
+
+    return publish(place.with_name(f"{place.name}-{content_sha256(model)[:16]}"), merge)
 
 
 def row(folder: Path, settings: Mapping[str, Any], size: float) -> dict[str, Any]:

@@ -7,9 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from efface.errors import SpecError, nearest
+from efface.plain_yaml import BadYaml, parse_plain, read_plain
 from efface.settings import Settings, parse, setting
 
 LABEL = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,80}")
@@ -30,6 +29,7 @@ class Suite(Settings):
     version: int = setting(1, "raised whenever numbers would change")
     modality: str = setting("text", "text or image")
     about: str = setting("", "one line")
+    benchmark: str = setting("", "benchmark whose rows it is made for, taken where no data is named")
     methods: list[str] = setting([], "methods that `efface bench methods` compares where none are named")
     metrics: dict[str, list[str]] = setting(
         ..., "metrics by evaluation set; the set `all` holds metrics that name their own sets"
@@ -52,26 +52,27 @@ def load(name: str) -> Suite:
     Raises ``SpecError``: suite.missing-file, suite.unknown, suite.bad-yaml, suite.bad-label, spec.unknown-setting,
     spec.bad-value.
     """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise SpecError("suite.missing-file", f"There is no suite file {path}.", "check the path.")
-        text = path.read_text(encoding="utf-8")
-    elif name in names():
-        text = (resources.files(__package__) / f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        raise SpecError("suite.unknown", f"There is no suite called {name!r}.", nearest(name, names()))
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(
-            "suite.bad-yaml",
-            f"Suite {name} is not readable YAML: {str(error).splitlines()[0]}.",
-            "fix the line named above.",
-        ) from None
-    suite = parse(Suite, values, "suite")
+    suite = parse(Suite, _values(name), "suite")
     _check_labels(suite)
     return suite
+
+
+def _values(name: str) -> Any:
+    """What the file of a suite holds."""
+    path = Path(name)
+    own = path.suffix in (".yaml", ".yml")
+    if own and not path.is_file():
+        raise SpecError("suite.missing-file", f"There is no suite file {path}.", "check the path.")
+    if not own and name not in names():
+        raise SpecError("suite.unknown", f"There is no suite called {name!r}.", nearest(name, names()))
+    try:
+        if own:
+            return read_plain(path)
+        return parse_plain((resources.files(__package__) / f"{name}.yaml").read_text(encoding="utf-8"))
+    except BadYaml as error:
+        raise SpecError(
+            "suite.bad-yaml", f"Suite {name} is not readable YAML: {error}.", "fix what is named above."
+        ) from None
 
 
 def _check_labels(suite: Suite) -> None:

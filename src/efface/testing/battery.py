@@ -190,6 +190,7 @@ def check_attack(name: str, bench: Bench) -> None:
             seed=5,
             original=lambda: bench.model("target"),
             built_with=bench.spec.target.train,
+            naive=lambda: bench.model("reference"),
         )
         rows = attack.measured(bench.data)
         trail = []

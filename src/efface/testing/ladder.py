@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.artifact import Artifact
-from efface.audit.store import Role
+from efface.audit.roles import Role
 from efface.build import Made, base, made
 from efface.data.rows import Bundle, Row
 from efface.engine.settings import Select, TrainSettings

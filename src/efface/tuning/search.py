@@ -197,7 +197,7 @@ class _Bench:
             self.rows.retain,
             spec.train,
             spec.seed,
-            base=lambda: self.start.open(spec.model),
+            base=None if build.base_is_target(spec) else lambda: self.start.open(spec.model),
             progress=self.progress,
         )
         method.apply(context)

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from efface.engine.rules.base import RULES
 from efface.errors import SpecError, nearest
 from efface.merging import merge_into, nested
 from efface.methods.base import METHODS, LossMethod
@@ -118,7 +119,24 @@ def check_space(spec: RunSpec, space: Sequence[Range]) -> None:
     for one in space:
         for value in one.edges():
             changed = applied(spec, {one.path: value})
-            METHODS.get(spec.method.name)(**changed.method.settings)
+            method = METHODS.get(spec.method.name)(**changed.method.settings)
+            named = changed.train.rule or getattr(method, "update_rule", "sum")
+            _check_rule(one, named, changed, [r for r in space if r.path == "train.rule"])
+
+
+def _check_rule(one: Range, named: str, changed: RunSpec, rules: Sequence[Range]) -> None:
+    """The rule must exist; a setting of the rule must be one of a rule that a trial may have."""
+    RULES.get(named)
+    if not one.path.startswith("train.rule_settings."):
+        return
+    tried = [str(value) for r in rules for value in r.edges()] or [named]
+    for i, name in enumerate(tried):
+        try:
+            RULES.get(name)(**changed.train.rule_settings)
+            return
+        except SpecError:
+            if i == len(tried) - 1:
+                raise
 
 
 def applied(spec: RunSpec, values: Mapping[str, Any]) -> RunSpec:

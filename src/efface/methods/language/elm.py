@@ -125,6 +125,7 @@ class ELM(LossMethod):
 
     def forget_loss(self, view: View) -> Tensor:
         """Token-mean CE to the targets, plus the fluency term."""
+        _ = view.logp  # the loop logs it as forget_nll and compares it with stop_nll
         erase = view.mean_tokens(soft_cross_entropy(view.logits, *self.targets.of(view.batch)))
         if self.settings.fluency == 0:
             return erase

@@ -15,7 +15,9 @@ from efface.engine.representation import Steering, at_depth, check_layers
 from efface.engine.view import View
 from efface.errors import NeedsError
 from efface.methods.base import Context, LossMethod, Needs, method
+from efface.methods.plain_training import check_no_stop
 from efface.models.base import ModelAdapter
+from efface.models.sharing import whole_forwards
 from efface.settings import Settings, setting
 
 CARD = Card(
@@ -83,6 +85,7 @@ class LAT(LossMethod):
     def check(self, context: Context) -> None:
         """Also refuses layers that do not fit together."""
         super().check(context)
+        check_no_stop(self.name, context.train)
         check_layers(context.adapter, context.train.select, self.hidden_layers(context), self.name)
         if not 0 <= self.attack_layer < self.layer:
             raise NeedsError(
@@ -150,7 +153,8 @@ class LAT(LossMethod):
 
 @contextmanager
 def perturbed(adapter: ModelAdapter, layer: int, delta: Tensor) -> Iterator[None]:
-    """Add ``delta`` to the residual stream after ``layer``, i.e. to what block ``layer`` (0-based) receives."""
+    """Add ``delta`` Float[B, T, width] to the residual stream after ``layer``, i.e. to what block ``layer`` (0-based)
+    receives."""
 
     def add(
         module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -161,6 +165,7 @@ def perturbed(adapter: ModelAdapter, layer: int, delta: Tensor) -> Iterator[None
 
     handle = adapter.blocks[layer].register_forward_pre_hook(add, with_kwargs=True)
     try:
-        yield
+        with whole_forwards(adapter):
+            yield
     finally:
         handle.remove()

@@ -25,6 +25,8 @@ from efface.passes.concept_tokens import concepts
 from efface.passes.value_vectors import projections
 from efface.settings import Settings, setting
 
+COLUMNS = Select(modules=("down_proj",))
+
 CARD = Card(
     title="Needle (localised oracle)",
     source="arXiv:2406.11614, section 5",
@@ -75,21 +77,21 @@ class Needle(LossMethod):
         self.columns: dict[int, list[int]] = {}
 
     def check(self, context: Context) -> None:
-        """Also refuses a LoRA selection and weight decay: only single columns may move."""
+        """Also refuses a selection of its own and weight decay: only single columns may move."""
         super().check(context)
-        if context.train.select.kind == "lora" or context.train.weight_decay:
+        if context.train.select not in (Select(), COLUMNS) or context.train.weight_decay:
             raise NeedsError(
                 "needle.columns-only",
-                "needle trains single columns of down_proj: a LoRA adapter or weight decay would move others.",
-                "set train.select.kind to full and train.weight_decay to 0.",
+                "needle chooses which columns of down_proj are trained: another selection or weight decay would move "
+                "others.",
+                "leave train.select out and set train.weight_decay to 0.",
             )
 
     def apply(self, context: Context) -> None:
         """Find the vectors, then train; ``context.notes["needle"]`` names them."""
         self.check(context)
         self.columns = self._chosen(context)
-        select = Select(modules=("down_proj",))
-        own = replace(context, train=context.train.model_copy(update={"select": select}))
+        own = replace(context, train=context.train.model_copy(update={"select": COLUMNS}))
         handles = self._masks(context)
         try:
             super().apply(own)

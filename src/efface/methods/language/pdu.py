@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
@@ -81,13 +80,7 @@ class PDU(LossMethod):
     def start(self, context: Context) -> None:
         """Dual variable and bound as set; length of the warm-up in steps."""
         self.dual, self.eps = self.settings.dual, self.settings.eps
-        batch = min(context.train.batch_size, len(context.forget))
-        steps = (
-            context.train.steps
-            if context.train.steps is not None
-            else math.ceil(context.train.epochs * len(context.forget) / batch)
-        )
-        self.warm_steps = round(self.settings.dual_warmup * steps)
+        self.warm_steps = round(self.settings.dual_warmup * context.steps)
 
     def forget_loss(self, view: View) -> Tensor:
         """Squared distance of the largest logit from the mean logit; 0 = uniform."""

@@ -14,7 +14,7 @@ def reinforced(context: Context, *, epochs: float | None = None, lr: float | Non
     """A copy fine-tuned further on the forget rows with the run's training settings, except ``epochs`` and ``lr`` where
     given. A LoRA adapter is merged into it. Rules, weights and stops belong to losses and are left out."""
     copy = context.adapter.clone()
-    change: dict[str, Any] = {"rule": "sum", "rule_settings": {}, "forget_weight": 1.0, "stop_nll": 0.0}
+    change: dict[str, Any] = {"rule": None, "rule_settings": {}, "forget_weight": 1.0, "stop_nll": 0.0}
     if epochs is not None:
         change |= {"epochs": epochs, "steps": None}
     if lr is not None:

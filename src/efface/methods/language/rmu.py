@@ -10,6 +10,7 @@ from efface.card import Card
 from efface.engine.representation import Steering, at_depth, check_layers, positions
 from efface.engine.view import View
 from efface.methods.base import Context, LossMethod, Needs, method
+from efface.methods.plain_training import check_no_stop
 from efface.settings import Settings, setting
 
 CARD = Card(
@@ -111,6 +112,7 @@ class RMU(LossMethod):
     def check(self, context: Context) -> None:
         """Also refuses a layer that does not exist or that nothing trained can reach."""
         super().check(context)
+        check_no_stop(self.name, context.train)
         check_layers(context.adapter, context.train.select, self.hidden_layers(context), self.name)
 
     def hidden_layers(self, context: Context) -> tuple[int, ...]:

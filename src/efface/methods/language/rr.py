@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from efface.card import Card
 from efface.engine.representation import Steering, at_depth, check_layers, mean_positions, positions
 from efface.engine.view import View
 from efface.methods.base import Context, LossMethod, Needs, method
+from efface.methods.plain_training import check_no_stop
 from efface.settings import Settings, setting
 
 CARD = Card(
@@ -87,6 +87,7 @@ class RR(LossMethod):
     def check(self, context: Context) -> None:
         """Also refuses layers that do not exist or that nothing trained can reach."""
         super().check(context)
+        check_no_stop(self.name, context.train)
         check_layers(context.adapter, context.train.select, self._targets(context), self.name)
 
     def hidden_layers(self, context: Context) -> tuple[int, ...]:
@@ -98,13 +99,7 @@ class RR(LossMethod):
     def start(self, context: Context) -> None:
         """Length of the run and reference norms, which the schedule and the retain term need."""
         assert context.reference is not None
-        batch = min(context.train.batch_size, len(context.forget))
-        steps = (
-            context.train.steps
-            if context.train.steps is not None
-            else math.ceil(context.train.epochs * len(context.forget) / batch)
-        )
-        self.total = max(1, steps)
+        self.total = max(1, context.steps)
         self.direction = Steering(context.seed, "gaussian", 1.0, None)
         self.targets, self.held = self._targets(context), self.hidden_layers(context)
         self.norms = {

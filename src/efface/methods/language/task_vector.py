@@ -16,6 +16,7 @@ from efface.engine.finetune import fit
 from efface.engine.seeds import derive
 from efface.errors import NeedsError, RunFailed
 from efface.methods.base import Context, Method, Needs, method
+from efface.methods.plain_training import check_no_loss
 from efface.models.base import ModelAdapter
 from efface.settings import Settings, setting
 
@@ -65,6 +66,7 @@ class TaskVector(Method):
     def check(self, context: Context) -> None:
         """Also refuses an empty or negative grid."""
         super().check(context)
+        check_no_loss(self.name, context.train)
         if self.settings.scale is None and (not self.settings.grid or min(self.settings.grid) <= 0):
             raise NeedsError(
                 "task_vector.bad-grid",
@@ -90,11 +92,10 @@ class TaskVector(Method):
     def _vector(self, context: Context) -> dict[str, Tensor]:
         """theta_reinforced - theta for every weight that moved."""
         copy = context.adapter.clone()
-        change = {"rule": "sum", "rule_settings": {}, "forget_weight": 1.0, "stop_nll": 0.0}
         context.notes["reinforced"] = fit(
             copy,
             context.forget,
-            context.train.model_copy(update=change),
+            context.train,
             seed=context.seed,
             label="reinforce",
             progress=context.progress,

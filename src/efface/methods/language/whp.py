@@ -79,6 +79,7 @@ class WHP(LossMethod):
 
     def forget_loss(self, view: View) -> Tensor:
         """Token-mean soft cross-entropy to the generic targets."""
+        _ = view.logp  # the loop logs it as forget_nll and compares it with stop_nll
         return view.mean_tokens(soft_cross_entropy(view.logits, *self.targets.of(view.batch)))
 
     def retain_loss(self, view: View) -> Tensor | None:

@@ -9,6 +9,7 @@ from efface.card import Card
 from efface.guards import Contrast
 from efface.methods.base import Context, Method, Needs, method
 from efface.methods.language.reinforce import reinforced
+from efface.methods.plain_training import check_no_loss
 from efface.models.base import ModelAdapter
 from efface.models.contrasted import Contrasted
 from efface.settings import Settings, setting
@@ -52,6 +53,11 @@ class WHPLogits(Method):
     artifact = "logit_wrapper"
     aim = "concealment"
     family_tag = "guard"
+
+    def check(self, context: Context) -> None:
+        """Also refuses settings of a loss it does not have."""
+        super().check(context)
+        check_no_loss(self.name, context.train)
 
     def apply(self, context: Context) -> None:
         """``context.adapter`` becomes the guarded model."""

@@ -166,10 +166,9 @@ def _usable(context: Context, rows: Sequence) -> list[Encoded]:
     encoded = [context.adapter.encode(row) for row in rows]
     kept = [row for row in encoded if not row.problem]
     if len(kept) < len(encoded):
-        first = next(row for row in encoded if row.problem)
-        context.log(
-            {"event": "rows-left-out", "count": len(encoded) - len(kept), "first": first.row_id, "why": first.problem}
-        )
+        first = next(i for i, row in enumerate(encoded) if row.problem)  # its place: an id may tell whose row it is
+        why = encoded[first].problem
+        context.log({"event": "rows-left-out", "count": len(encoded) - len(kept), "first": first, "why": why})
     if not kept:
         raise NeedsError(
             "ssd.no-usable-rows",

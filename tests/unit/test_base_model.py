@@ -1,0 +1,63 @@
+"""A "base" that is the target itself has seen the forget rows: nothing may be retrained from it and called exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from efface import build, refusing
+from efface.errors import NeedsError
+from efface.spec import resolve
+from efface.testing.bench import bench
+
+
+def spec(folder: Path, **given):
+    values = {
+        "model": {"name": str(folder)},
+        "target": {"kind": "folder", "path": str(folder)},
+        "reference": {"kind": "none"},
+        "data": {"benchmark": "people"},
+    }
+    return resolve(("test", values | given)).spec
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("models") / "mine"
+    bench("causal_lm").model("target").save(place)
+    return place
+
+
+def test_the_target_is_no_base(folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    assert build.base_is_target(spec(folder)) and build.base_is_target(
+        spec(link, target=spec(folder).target.model_dump())
+    )
+    assert build.base_is_target(spec(folder, target={"kind": "none"}))
+    assert not build.base_is_target(spec(folder, model={"name": "tiny"}))
+
+
+def test_retrain_from_the_target_is_refused(folder: Path) -> None:
+    given = spec(folder, method={"name": "retrain"})
+    data, _, _ = refusing.refuse_early(given)
+    with pytest.raises(NeedsError, match=r"method\.needs-base"):
+        refusing.method_for(given, data)
+    with_base = given.model_copy(update={"model": given.model.model_copy(update={"name": "tiny"})})
+    assert refusing.method_for(with_base, data).name == "retrain"
+
+
+@pytest.mark.parametrize("target", [None, {"kind": "none"}])
+def test_a_reference_trained_from_the_target_is_refused(folder: Path, target) -> None:
+    change = {"reference": {"kind": "train"}} | ({"target": target} if target else {})
+    with pytest.raises(NeedsError, match=r"reference\.base-knows"):
+        refusing.refuse_early(spec(folder, **change))
+
+
+def test_several_processes_do_not_build_a_model_together(folder: Path, monkeypatch) -> None:
+    given = spec(folder, reference={"kind": "train"}, model={"name": "tiny"}, seed=987)
+    data, _, _ = refusing.refuse_early(given)
+    monkeypatch.setattr(build, "world", lambda: (1, 2))
+    with pytest.raises(NeedsError, match=r"models\.one-process"):
+        build.made("reference", given, data, build.base(given, data))
