@@ -8,7 +8,6 @@ those that are means are compared with their rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from efface.audit import planning
 from efface.audit.attacks import AttackResult
 from efface.audit.audit import HEADLINE, conclusion_of
+from efface.audit.comparing import differences, finite, groups, hides, numbers, same, same_text
 from efface.audit.conclude import Conclusion, conclude
 from efface.audit.export import excess, recovered
 from efface.audit.measure import measure, pairs, with_targets
@@ -39,11 +39,9 @@ from efface.runs.record import load_run
 from efface.spec import RunSpec, load, parse_spec
 from efface.suites import Suite
 
-TOLERANCE = 1e-9
 SCORED = ("reference", "reference_2", "target", "unlearned")
 FIELDS = ("value", "low", "high", "n", "unscored", "target", "direction")
 MEAN = ("value", "low", "high", "n", "unscored")  # what follows from the values per row of a metric that is their mean
-HIDDEN = ("[hidden:", HASHED)
 READS_IDS = ("letter_accuracy_compat",)  # what it computes hangs on what row ids say, which may be hashed
 EXTRA = ("chance", "detectable")  # further numbers that findings read
 Found = Iterator[dict[str, str]]
@@ -127,13 +125,13 @@ class _Record:
 
     def _differs(self, old: results.ScoreRow, new: Score) -> Iterator[tuple[str, str]]:
         """(file, what is not as the tables say) of one score."""
-        value = _finite(new.value)
+        value = finite(new.value)
         if old.value is None and value is not None:
             yield "scores.json", f"{_of(old)} says nothing, the tables give {value:.6g}"
         elif old.value is not None and value is None:
             yield "scores.json", f"{_of(old)} says {old.value:.6g}, no table of the record gives it ({new.reason})"
         else:
-            yield from (("scores.json", f"{_of(old)}{what}") for what in _differences(old, new, FIELDS))
+            yield from (("scores.json", f"{_of(old)}{what}") for what in differences(old, new, FIELDS))
             if not self._same_extra(old.extra, new.extra):
                 yield "scores.json", f"{_of(old)}: its further numbers (extra) are not those that the tables give"
             if not self._same_rows(score_of(old, self.by_row), new):
@@ -141,22 +139,22 @@ class _Record:
 
     def _same_extra(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         """Further numbers of a score; where texts are concealed only those that findings read."""
-        pairs = [_numbers(values) for values in (old, new)]
-        return _same(*(p if self.spec.keep_text else {k: p.get(k) for k in EXTRA} for p in pairs))
+        pairs = [numbers(values) for values in (old, new)]
+        return same(*(p if self.spec.keep_text else {k: p.get(k) for k in EXTRA} for p in pairs))
 
     def _same_rows(self, old: Score, new: Score) -> bool:
         """Values row by row, and which rows belong together. Names are compared where none is a hash: a metric may
         name rows and entities by more than the tables do."""
         named = not self.spec.keep_text or list(old.per_row) == list(new.per_row)
-        values = _same(list(old.per_row.values()), list(new.per_row.values()))
-        return named and values and _groups(old.entities) == _groups(new.entities)
+        values = same(list(old.per_row.values()), list(new.per_row.values()))
+        return named and values and groups(old.entities) == groups(new.entities)
 
     def _against_rows(self, old: results.ScoreRow) -> Found:
         """A mean whose text is concealed against its own rows."""
         if old.value is None or old.name not in HEADLINE:
             return
         new = self._of_rows(old.name, old.rows, score_of(old, self.by_row))
-        what = [", it has no values per row"] if new is None else _differences(old, new, MEAN)
+        what = [", it has no values per row"] if new is None else differences(old, new, MEAN)
         yield from (_finding("scores.json", f"{_of(old)}{text}".replace("the tables", "its rows")) for text in what)
 
     def _of_rows(self, name: str, rows: str, score: Any) -> Score | None:
@@ -222,7 +220,7 @@ class _Record:
             file, which = f"attacks/{result.label}", f"{curve.metric} on {curve.rows}"
             for name, function in (("excess", excess), ("recovered", recovered)):
                 old, new = getattr(curve, name), function(result, curve.metric, curve.rows)
-                if not _same((old and old.value, old and old.at), (new and new["value"], new and new["at"])):
+                if not same((old and old.value, old and old.at), (new and new["value"], new and new["at"])):
                     yield _finding(file, f"{which}: {name} is not what the points give")
             if curve.metric in HEADLINE:
                 yield from (_finding(file, f"{which}: {what}") for what in self._points(result, curve))
@@ -234,7 +232,7 @@ class _Record:
                     if (score["name"], score["rows"]) != (curve.metric, curve.rows):
                         continue
                     new = self._of_rows(curve.metric, curve.rows, _Rows(score["per_row"], score["entities"]))
-                    if new is None or not all(_same(score[f], getattr(new, f)) for f in ("value", "low", "high", "n")):
+                    if new is None or not all(same(score[f], getattr(new, f)) for f in ("value", "low", "high", "n")):
                         yield f"point {number} ({role}) is not the mean of its rows"
 
 
@@ -295,22 +293,21 @@ def _compare(stored: results.Conclusion, again: Conclusion, findings: Sequence[A
             yield _finding(file, f"the finding {name!r} is not what the record gives")
     if len(findings) == len(again.findings):
         yield from (_finding(file, f"the finding {name!r} does not follow from the record") for name in there)
-        if not all(map(_same_text, (*stored.sentences, stored.power), (*again.sentences, again.power))) or len(
+        if not all(map(same_text, (*stored.sentences, stored.power), (*again.sentences, again.power))) or len(
             stored.sentences
         ) != len(again.sentences):
             yield _finding(file, "its sentences do not follow from its findings")
-    said = {text for text in stored.limits if not _hides(text)}
+    said = {text for text in stored.limits if not hides(text)}
     if len(said) == len(stored.limits):
         yield from (_finding(file, f"the limit {text!r} is left out") for text in again.limits if text not in said)
 
 
 def _same_finding(old: results.Finding, new: Any) -> bool:
-    numbers = all(_same(getattr(old, name), getattr(new, name)) for name in ("p", "share"))
     return (
-        numbers
+        all(same(getattr(old, name), getattr(new, name)) for name in ("p", "share"))
         and old.flag == bool(new.flag)
-        and _same_text(old.says, new.says)
-        and _same(_numbers(old.evidence), _numbers(new.evidence))
+        and same_text(old.says, new.says)
+        and same(numbers(old.evidence), numbers(new.evidence))
     )
 
 
@@ -320,56 +317,6 @@ def _as_finding(stored: results.Finding) -> Any:
 
     name = stored.name.partition(": ")[2]
     return Finding(stored.kind, name, stored.says, stored.flag, None, stored.share, stored.evidence)
-
-
-def _differences(old: results.ScoreRow, new: Score, fields: Sequence[str]) -> list[str]:
-    """One text for each field in which a stored score differs from the one derived again."""
-    out = []
-    for name in fields:
-        a, b = getattr(old, name), getattr(new, name)
-        if not _same(a, b):
-            what = "" if name == "value" else f"{name} "
-            out.append(f" says {what}{_shown(a)}, the tables give {_shown(b)}")
-    return out
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equal, numbers within the tolerance. A NaN is written as null."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, float | int) and isinstance(b, float | int):
-        a, b = _finite(a), _finite(b)
-        return a == b if a is None or b is None else math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-    return _finite(a) == _finite(b)
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers among ``values``; the rest may be text that the record conceals."""
-    return {k: float(v) for k, v in values.items() if isinstance(v, float | int) and _finite(v) is not None}
-
-
-def _groups(entities: Mapping[str, str]) -> list[int]:
-    """For each row the number of its entity, in order of first appearance."""
-    number: dict[str, int] = {}
-    return [number.setdefault(entity, len(number)) for entity in entities.values()]
-
-
-def _same_text(old: str, new: str) -> bool:
-    return old == new or _hides(old)
-
-
-def _hides(text: str) -> bool:
-    return any(mark in text for mark in HIDDEN)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else "nothing" if value is None else str(value)
 
 
 def _of(score: results.ScoreRow) -> str:
