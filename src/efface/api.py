@@ -36,10 +36,20 @@ def unlearn(spec: Resolved | RunSpec | dict[str, Any], *, progress: Progress = S
 
 
 def audit(unlearned: Path | str, spec: Resolved | RunSpec | dict[str, Any], *, progress: Progress = SILENT) -> Path:
-    """Audit a model that exists already, also one that Efface did not make; the path of the run directory."""
+    """Audit a model that exists already, also one that Efface did not make; the path of the run directory. A plain
+    dictionary need not name what the folder says by itself: there is no target and no reference but those it names."""
     from efface import pipeline
 
-    return pipeline.audit(Path(unlearned), _resolved(spec), progress)
+    return pipeline.audit(Path(unlearned), _audited(Path(unlearned), spec), progress)
+
+
+def _audited(unlearned: Path, spec: Resolved | RunSpec | dict[str, Any]) -> Resolved:
+    from efface.refusing import audit_defaults
+
+    if not isinstance(spec, dict):
+        return _resolved(spec)
+    target = spec.get("target", {}).get("path")
+    return resolve(("audit", audit_defaults(unlearned, Path(target) if target else None)), ("python", spec))
 
 
 def bench(
@@ -103,7 +113,9 @@ def check(spec: Resolved | RunSpec | dict[str, Any], unlearned: Path | str | Non
     run would raise early."""
     from efface.checking import plan
 
-    return plan(_resolved(spec), None if unlearned is None else Path(unlearned))
+    if unlearned is None:
+        return plan(_resolved(spec))
+    return plan(_audited(Path(unlearned), spec), Path(unlearned))
 
 
 def compare(runs: Sequence[Path | str]) -> Any:

@@ -115,7 +115,8 @@ def trained(
         RECIPE_VERSION,
         start.key,
         digest_rows(rows),
-        source.train.model_dump(mode="json", exclude={"token_budget", "checkpoint_every"}),
+        source.train.model_dump(mode="json", exclude={"token_budget", "checkpoint_every"})
+        | {"rule": source.train.rule or "sum"},
         source.train.token_budget,
         seed,
         spec.model.model_dump(mode="json", exclude={"name", "device"}),

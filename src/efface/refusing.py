@@ -78,6 +78,14 @@ def check_unlearned(folder: Path, spec: RunSpec, data: Bundle) -> None:
         )
 
 
+def audit_defaults(unlearned: Path, target: Path | None) -> dict[str, Any]:
+    """The weakest values of an audit: no other model, and the audited folder (an artifact's target) as the model, which
+    decides on recipe, threads, cost and title."""
+    alone: dict[str, Any] = {"target": {"kind": "none"}, "reference": {"kind": "none"}}
+    audited = target if is_artifact(unlearned) else unlearned
+    return alone | ({"model": {"name": str(audited)}} if audited is not None and audited.is_dir() else {})
+
+
 def is_artifact(folder: Path) -> bool:
     """Whether ``folder`` holds what is put on a target, and no model of its own."""
     return (folder / "artifact.json").is_file() and not (folder / "config.json").is_file()

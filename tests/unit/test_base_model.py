@@ -61,3 +61,13 @@ def test_several_processes_do_not_build_a_model_together(folder: Path, monkeypat
     monkeypatch.setattr(build, "world", lambda: (1, 2))
     with pytest.raises(NeedsError, match=r"models\.one-process"):
         build.made("reference", given, data, build.base(given, data))
+
+
+def test_an_audit_from_python_takes_the_folder_as_its_model(folder: Path) -> None:
+    """As the command line does: no target and no reference but those that are named."""
+    from efface import api
+
+    plan = api.check({"data": {"benchmark": "people"}}, folder)
+    assert plan["model"] == str(folder) and plan["parameters"] < 1_000_000
+    assert any("no target model" in line for line in plan["not_computed"])
+    assert api.check({"model": {"name": "tiny"}, "data": {"benchmark": "people"}}, folder)["model"] == "tiny"

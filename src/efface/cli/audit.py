@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -34,12 +34,8 @@ def command(
 ) -> int:
     from efface import api
     from efface.cli.summary import summary, summary_text
-    from efface.refusing import is_artifact
+    from efface.refusing import audit_defaults
 
-    alone: dict[str, Any] = {"target": {"kind": "none"}, "reference": {"kind": "none"}}
-    # the model of the spec decides on recipe, threads, cost and title; an artifact is a model with its target alone
-    if (audited := target if is_artifact(unlearned) else unlearned) is not None and audited.is_dir():
-        alone["model"] = {"name": str(audited)}
     roles = {
         f"{role}__{key}": value
         for role, path in (("target", target), ("reference", reference))
@@ -49,7 +45,7 @@ def command(
     chosen = resolved(
         spec,
         sets,
-        ("audit", alone),
+        ("audit", audit_defaults(unlearned, target)),
         data__benchmark=benchmark,
         audit__suite=suite,
         audit__threat=threat,
