@@ -71,3 +71,21 @@ def test_an_audit_from_python_takes_the_folder_as_its_model(folder: Path) -> Non
     assert plan["model"] == str(folder) and plan["parameters"] < 1_000_000
     assert any("no target model" in line for line in plan["not_computed"])
     assert api.check({"model": {"name": "tiny"}, "data": {"benchmark": "people"}}, folder)["model"] == "tiny"
+
+
+def test_a_rule_left_to_the_method_makes_no_other_model(folder: Path, monkeypatch) -> None:
+    """Plain training has the plain sum: naming it, or not, gives one cache entry; another rule gives another."""
+    places = []
+
+    def noted(place: Path, make) -> Path:
+        places.append(place.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "publish", noted)
+    given = spec(folder, model={"name": "tiny"})
+    start = build.Made(folder, "folder", "key")
+    for rule in (None, "sum", "sam"):
+        source = given.target.model_copy(update={"train": given.target.train.model_copy(update={"rule": rule})})
+        with pytest.raises(KeyboardInterrupt):
+            build.trained("target", given, [], source, start)
+    assert places[0] == places[1] != places[2]

@@ -137,17 +137,3 @@ def test_perturbed_states_are_those_of_whole_rows(b, rows, off) -> None:
     shared = trained()
     off()
     assert all(torch.allclose(a, c, atol=1e-5) for a, c in zip(shared, trained(), strict=True))
-
-
-def test_pathways_read_whole_rows(b, monkeypatch, off) -> None:
-    """Copies of one question share all of it."""
-    from efface.audit.pathways import corrupted
-    from efface.passes.pathways import importance
-
-    monkeypatch.setattr(sharing, "LEAST_TOKENS", 2)
-    monkeypatch.setattr(sharing, "LEAST_SHARE", 0.0)
-    model = b.model("target")
-    query, lead = corrupted(model, b.data.eval["forget"][0], b.data)
-    shared = importance(lead.put_on(model), query)
-    off()
-    assert shared and shared == pytest.approx(importance(lead.put_on(model), query), abs=1e-4)

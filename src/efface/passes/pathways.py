@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from efface.data.rows import Row
 from efface.errors import NeedsError
 from efface.models.base import Batch
-from efface.models.sharing import whole_forwards
 from efface.passes.score import reduce
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ def _run(
     change: Callable[..., Any] | None = None,
 ) -> tuple[dict[tuple[int, str], Tensor], np.ndarray]:
     """(outputs of every module Float[B, T, width], mean log-prob of the answer per batch row, end token left out)."""
-    with whole_forwards(model), _watching(modules, change) as outputs:
+    with _watching(modules, change) as outputs:
         logits = model.forward(batch).logits
     lp = reduce(logits, batch.label_id).lp
     row_of, ends = batch.label_row.cpu(), len(model.template.end)
