@@ -46,8 +46,9 @@ class Audit:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Weight hash of every role."""
-        return {name: role.fingerprint for name, role in self.roles.items()}
+        """Weight hash of every role, and the hash of the judge's files where one judged."""
+        judge = dict(zip(("judge",), self.store.settings.judge_key(), strict=False))
+        return {name: role.fingerprint for name, role in self.roles.items()} | judge
 
 
 def run(

@@ -39,7 +39,8 @@ class PassSettings:
     def of(cls, audit: AuditSpec, suite: Suite, seed: int) -> PassSettings:
         """As the spec and the suite say."""
         longest = audit.max_new_tokens or suite.max_new_tokens
-        return cls(longest, audit.token_budget, seed, judge=audit.judge or "")
+        judge = str(Path(audit.judge).expanduser()) if audit.judge else ""
+        return cls(longest, audit.token_budget, seed, judge=judge)
 
     def judge_key(self) -> list[str]:
         """What verdicts depend on: the judge's files."""
