@@ -76,6 +76,19 @@ def tune(
     return search(_resolved(spec), Path(out), progress=progress, **options)
 
 
+def select(
+    spec: Resolved | RunSpec | dict[str, Any], settings: dict[str, Any] | None = None, *, progress: Progress = SILENT
+) -> Any:
+    """Unlearn up to the earliest epoch, or the smallest strength, at which the forget score is at most the reference's
+    (MUSE's rule); the run and the path to it (``settings``: see ``efface.selection.SelectSettings``)."""
+    from efface.selection import SelectSettings, under_rule
+    from efface.selection import select as walk
+    from efface.settings import parse
+
+    chosen = spec if isinstance(spec, Resolved) else under_rule(("python", _plain(spec)))
+    return walk(chosen, parse(SelectSettings, settings or {}, "select"), progress)
+
+
 def schedule(
     spec: Resolved | RunSpec | dict[str, Any], plan: str, out: Path | str, *, progress: Progress = SILENT
 ) -> dict[str, Any]:
@@ -193,7 +206,11 @@ def doctor() -> list[dict[str, str]]:
 def _resolved(spec: Resolved | RunSpec | dict[str, Any]) -> Resolved:
     if isinstance(spec, Resolved):
         return spec
-    return resolve(("python", spec.model_dump(mode="json", exclude_unset=True) if isinstance(spec, RunSpec) else spec))
+    return resolve(("python", _plain(spec)))
+
+
+def _plain(spec: RunSpec | dict[str, Any]) -> dict[str, Any]:
+    return spec.model_dump(mode="json", exclude_unset=True) if isinstance(spec, RunSpec) else spec
 
 
 def _about(item: Any) -> str:

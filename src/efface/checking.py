@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from efface import build, refusing
 from efface.attacks.base import ATTACKS
 from efface.audit import planning
+from efface.audit.attacks import OPTIONAL
 from efface.audit.measure import pairs
 from efface.audit.roles import ROLE_TEXT
 from efface.data.rows import Bundle
+from efface.errors import NeedsError
 from efface.estimating import attack_minutes, memory_gib, parameters, training_seconds
-from efface.refusing import check_unlearned, method_for, refuse_early
+from efface.models.folder_check import check_adapter, is_adapter
 from efface.spec import SOURCES, Resolved, RunSpec
 from efface.suites import Suite
 
@@ -24,14 +28,14 @@ def plan(resolved: Resolved, unlearned: Path | None = None) -> dict[str, Any]:
 
     Raises the error a run would raise before it loads weights.
     """
+    resolved = resolved if unlearned is None else on_target(resolved, unlearned)
     spec = resolved.spec
-    data, _, suite = refuse_early(spec)
+    data, _, suite = refusing.refuse_early(spec)
     if unlearned is None:
-        method_for(spec, data)
+        refusing.method_for(spec, data)
     else:
         check_unlearned(unlearned, spec, data)
-    roles = {role for role in SOURCES if getattr(spec, role).kind != "none"}
-    roles |= {"unlearned"} if unlearned else {"unlearned", "target"}
+    roles = _roles(spec, unlearned)
     size = parameters(spec)
     seconds = training_seconds(spec, data, size) if unlearned is None else None
     result = {
@@ -41,7 +45,7 @@ def plan(resolved: Resolved, unlearned: Path | None = None) -> dict[str, Any]:
         "hash": resolved.hash,
         "train": {k: len(v) for k, v in data.train.items()},
         "eval": {k: len(v) for k, v in data.eval.items()},
-        "not_computed": list(dict.fromkeys(not_computed(roles, data, suite))),
+        "not_computed": list(dict.fromkeys(not_computed(roles, data, _planned(spec, suite)))),
         "parameters": size,
         "memory_gib": memory_gib(size),
         "minutes": round(sum(seconds.values()) / 60, 1) if seconds else None,
@@ -49,6 +53,48 @@ def plan(resolved: Resolved, unlearned: Path | None = None) -> dict[str, Any]:
         "origins": resolved.origins,
     }
     return result | {"lines": list(_lines(result))}
+
+
+def on_target(resolved: Resolved, unlearned: Path) -> Resolved:
+    """The spec of an audit of a PEFT adapter: its model is the target that it is put on, not the adapter's folder."""
+    spec = resolved.spec
+    alone = is_adapter(unlearned) and same_folder(spec.model.name, unlearned)
+    if not alone or spec.target.kind != "folder" or not spec.target.path:
+        return resolved
+    model = spec.model.model_copy(update={"name": spec.target.path})
+    return replace(resolved, spec=spec.model_copy(update={"model": model}))
+
+
+def same_folder(one: str | Path, other: str | Path) -> bool:
+    """Whether two names are of one folder."""
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
+def has_base(spec: RunSpec, unlearned: Path) -> bool:
+    """Whether an audit has a base model: one is named, and it is neither the audited folder nor the target."""
+    return not build.base_is_target(spec) and not same_folder(spec.model.name, unlearned)
+
+
+def check_unlearned(unlearned: Path, spec: RunSpec, data: Bundle) -> None:
+    """The model that ``audit`` is given: a full folder, an artifact or a PEFT adapter; the last two need a target."""
+    if not is_adapter(unlearned):
+        refusing.check_unlearned(unlearned, spec, data)
+        return
+    check_adapter(unlearned)
+    if spec.target.kind == "none":
+        raise NeedsError(
+            "audit.adapter-needs-target",
+            f"{unlearned} holds a PEFT adapter, which needs the model it is put on.",
+            "name that model with --target.",
+        )
+
+
+def _roles(spec: RunSpec, unlearned: Path | None) -> set[str]:
+    """Models that the run has."""
+    roles = {role for role in SOURCES if getattr(spec, role).kind != "none"}
+    if unlearned is None:
+        return roles | {"unlearned", "target"} | (set() if build.base_is_target(spec) else {"base"})
+    return roles | {"unlearned"} | ({"base"} if has_base(spec, unlearned) else set())
 
 
 def not_computed(roles: Set[str], data: Bundle, suite: Suite) -> Iterator[str]:
@@ -61,23 +107,31 @@ def not_computed(roles: Set[str], data: Bundle, suite: Suite) -> Iterator[str]:
             elif need.rows and not data.eval.get(need.rows):  # the weight pass and the harness read no rows of ours
                 yield f"{metric.name} on {rows}: the data has no {need.rows} rows"
     for entry in suite.attacks:
-        attack = ATTACKS.get(entry.name)(**entry.settings)
-        reason = attack.check(data) if data.eval.get("forget") else "the data has no forget rows"
-        controls = [c for c in attack.controls if c not in roles]
+        forget = data.eval.get("forget")
+        reason = planning.cannot_run(entry, data, roles) if forget else "the data has no forget rows"
+        wanted = (c for c in ATTACKS.get(entry.name)(**entry.settings).controls if c not in OPTIONAL)
+        controls = [c for c in wanted if c not in roles]
         if reason or controls:
-            yield f"attack {entry.label or entry.name}: {reason or 'excess, ' + ROLE_TEXT[controls[0]]}"
+            yield f"attack {planning.label_of(entry)}: {reason or 'excess, ' + ROLE_TEXT[controls[0]]}"
+
+
+def _planned(spec: RunSpec, suite: Suite) -> Suite:
+    """``suite`` with the attacks that are to run only."""
+    entries, _ = planning.allowed(suite.attacks, spec.audit.threat, spec.audit.attacks)
+    return suite.model_copy(update={"attacks": entries})
 
 
 def priced(spec: RunSpec, data: Bundle, suite: Suite, roles: Set[str], size: int | None) -> dict[str, Any]:
     """Attacks of the suite that can run, cheapest first: {label, forwards (row forwards on all models together),
     minutes (None: not estimated), fits (into ``audit.minutes``, by this estimate)}; and what is left out, with why."""
     entries, left_out = planning.allowed(suite.attacks, spec.audit.threat, spec.audit.attacks)
+    left_out += planning.not_in_suite(suite, spec.audit.threat, spec.audit.attacks, data)
     planned = [p for p in planning.by_price(entries, data, sorted(roles)) if p.forwards]
     attacks, spent = [], 0.0
     for one, minutes in zip(planned, attack_minutes(spec, data, size, planned), strict=True):
         fits = spec.audit.minutes is None or minutes is None or spent + minutes <= spec.audit.minutes
         spent += minutes if fits and minutes else 0.0
-        label = one.entry.label or one.entry.name
+        label = planning.label_of(one.entry)
         attacks.append({"label": label, "forwards": round(one.forwards), "minutes": minutes, "fits": fits})
     return {"audit_minutes": spec.audit.minutes, "attacks": attacks, "attacks_left_out": left_out}
 

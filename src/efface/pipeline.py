@@ -11,12 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efface import build, refusing
+from efface import build, checking, refusing
 from efface.artifact import Artifact, Edit, LoRA, Weights
 from efface.audit import audit as auditing
 from efface.build import Made
+from efface.data.rows import Bundle
+from efface.errors import ModelError
 from efface.models.base import ModelAdapter
+from efface.models.folder_check import adapter_base, is_adapter
 from efface.models.folders import content_sha256
+from efface.models.open import open_adapter
 from efface.progress import SILENT, Progress
 from efface.running import Run, running
 from efface.runs import provenance
@@ -50,15 +54,51 @@ def unlearn(resolved: Resolved, progress: Progress = SILENT) -> Path:
 
 def audit(unlearned: Path, resolved: Resolved, progress: Progress = SILENT) -> Path:
     """Audit a model that exists already; nothing is trained but what attacks train."""
+    resolved = checking.on_target(resolved, unlearned)
     spec = resolved.spec
     threads(spec)
     data, request, suite = refusing.refuse_early(spec)
-    refusing.check_unlearned(unlearned, spec, data)
+    checking.check_unlearned(unlearned, spec, data)
     content = content_sha256(unlearned)
     key = hashlib.sha256(f"audit {content} {resolved.hash}".encode()).hexdigest()  # the spec does not name the model
     with running(resolved, data, request, suite, "audit", progress, key) as run:
-        made = {role: build.made(role, spec, data, Made(unlearned, "folder", content), progress) for role in SOURCES}
-        return _finish(run, made, lambda: open_unlearned(unlearned, made["target"], resolved), {})
+        start, warnings = _base(unlearned, spec, data, progress)
+        first = start or Made(unlearned, "folder", content)
+        made = {role: build.made(role, spec, data, first, progress) for role in SOURCES}
+        warnings += _foreign(unlearned, made["target"])
+        return _finish(
+            run,
+            made | {"base": start},
+            lambda: open_unlearned(unlearned, made["target"], resolved),
+            {"warnings": warnings} if warnings else {},
+        )
+
+
+def _base(unlearned: Path, spec: RunSpec, data: Bundle, progress: Progress) -> tuple[Made | None, list[str]]:
+    """(the model before any fine-tuning, warnings). An audit goes on without one unless something is to be trained from
+    it; its weights are loaded when a table or an attack asks for them."""
+    if not checking.has_base(spec, unlearned):
+        return None, []
+    try:
+        return build.base(spec, data, progress), []
+    except ModelError as error:
+        if any(getattr(spec, role).kind == "train" for role in SOURCES):
+            raise
+        return None, [f"There is no base model: [{error.code}] {error.cause}"]
+
+
+def _foreign(unlearned: Path, target: Made | None) -> list[str]:
+    """A warning where a PEFT adapter names another model than the target that it is put on."""
+    if target is None or not is_adapter(unlearned):
+        return []
+    named = adapter_base(unlearned)
+    if not named or checking.same_folder(named, target.folder):
+        return []
+    name = Path(named).name if Path(named).is_absolute() else named
+    return [
+        f"The adapter was put on the target that was given, {target.folder.name}; it says itself that it belongs to "
+        f"{name[:200]!r} (base_model_name_or_path), which was not opened."
+    ]
 
 
 def threads(spec: RunSpec) -> None:
@@ -71,9 +111,11 @@ def threads(spec: RunSpec) -> None:
 
 
 def open_unlearned(folder: Path, target: Made | None, resolved: Resolved) -> ModelAdapter:
-    """The unlearned model: a full folder, or an artifact attached to its target."""
+    """The unlearned model: a full folder, or an artifact or PEFT adapter put on its target."""
     if refusing.is_artifact(folder) and target is not None:
         return Artifact.load(folder).attach(target.open(resolved.spec.model))
+    if is_adapter(folder) and target is not None:
+        return open_adapter(folder, target.open(resolved.spec.model))
     return Made(folder, "folder", "").open(resolved.spec.model)
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from efface import suites
 from efface.attacks.base import ATTACKS
+from efface.audit import planning
 from efface.audit.measure import pairs
 from efface.build import base_is_target
 from efface.data.benchmarks.base import BENCHMARKS
 from efface.data.rows import Bundle
 from efface.engine.rules.base import RULES
-from efface.errors import ModelError, NeedsError, SpecError, nearest
+from efface.errors import ModelError, NeedsError, SpecError
 from efface.loading import load_data
 from efface.methods.base import METHODS, Context, Method
 from efface.metrics.base import METRICS
@@ -25,11 +26,12 @@ from efface.suites import Suite
 
 
 def refuse_early(spec: RunSpec) -> tuple[Bundle, ForgetRequest, Suite]:
-    """(rows, request, suite), after everything that can be refused before weights are loaded or anything is written:
-    rows, names and settings of every component, model folders."""
+    """(rows, request, suite with the attacks that are asked for), after everything that can be refused before weights
+    are loaded or anything is written: rows, names and settings of every component, model folders."""
     data, request = load_data(spec)
     suite = suites.load(spec.audit.suite)
     _check_suite(suite, spec, data)
+    suite = planning.with_asked(suite, spec.audit.attacks)
     _check_sources(spec, data)
     return data, request, suite
 
@@ -104,14 +106,6 @@ def _check_suite(suite: Suite, spec: RunSpec, data: Bundle) -> None:
         ATTACKS.get(entry.name)(**entry.settings)
     if spec.audit.judge:
         check_nli(Path(spec.audit.judge).expanduser())
-    labels = [entry.label or entry.name for entry in suite.attacks]
-    for label in spec.audit.attacks or ():
-        if label not in labels:
-            raise SpecError(
-                "suite.unknown-attack",
-                f"Suite {suite.name} has no attack {label!r} (audit.attacks).",
-                nearest(label, labels),
-            )
 
 
 def _check_sources(spec: RunSpec, data: Bundle) -> None:

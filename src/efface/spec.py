@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import field_validator
 
 from efface import suites
 from efface.engine.settings import TrainSettings
@@ -88,7 +89,11 @@ class AuditSpec(Settings):
     suite: str = setting(
         "people", "suite (`efface list suites`) or a YAML file; the one made for the rows where none is named"
     )
-    attacks: tuple[str, ...] | None = setting(None, "only these attacks of the suite (none: all of them)")
+    attacks: tuple[str, ...] | None = setting(
+        None,
+        "only these attacks, of the suite or at their defaults; `all`: those of the suite and every other one there is "
+        "(none: those of the suite)",
+    )
     threat: Literal["black-box", "grey-box", "white-box"] = setting("white-box", "strongest attacker considered")
     minutes: float | None = setting(
         None, "time for attacks: cheapest first, what does not fit is left out by name (none: all of them)", gt=0
@@ -96,9 +101,18 @@ class AuditSpec(Settings):
     judge: str | None = setting(
         None, "folder of an NLI model that judges open answers (none: by their words, marked as a proxy)"
     )
+    score_base: bool = setting(
+        False, "also score the base model, if there is one: what was known before any fine-tuning (a pass more a set)"
+    )
     max_new_tokens: int | None = setting(None, "longest greedy answer in tokens (none: what the suite says)", ge=1)
     resamples: int = setting(1000, "bootstrap resamples over entities", ge=100)
     token_budget: int = setting(4096, "padded tokens per evaluation batch; only memory and speed depend on it", ge=64)
+
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _one_word(cls, value: Any) -> Any:
+        """A single name stands for a list of one."""
+        return (value,) if isinstance(value, str) else value
 
 
 class RunSpec(Settings):

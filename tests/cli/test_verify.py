@@ -124,6 +124,13 @@ def test_a_curve_that_its_rows_do_not_give_is_named(copy: Path) -> None:
     assert any("mean of its rows" in f["what"] for f in found)
 
 
+@pytest.mark.parametrize("name", ["area", "area_excess", "rec"])
+def test_a_curve_that_comes_to_something_else_is_named(copy: Path, name: str) -> None:
+    forged = 0.99 if name == "area" else {"value": 0.99, "low": 0.9, "high": 1.0, "at": {}}
+    found = forge(copy, "attacks/relearn_in_domain/curve.json", lambda data: data.update({"area": 0.0, name: forged}))
+    assert any(f["what"] == f"probability on forget: {name} is not what the points give" for f in found)
+
+
 def test_an_attack_that_is_gone_is_named(copy: Path) -> None:
     shutil.rmtree(copy / "attacks" / "relearn_in_domain")
     manifest.write(copy)

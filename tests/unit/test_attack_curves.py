@@ -14,6 +14,7 @@ from efface.audit import attacks as running
 from efface.audit.attacks import Runner
 from efface.audit.roles import PassSettings, Role
 from efface.errors import DataError
+from efface.passes import score as score_pass
 from efface.passes.registry import PASSES
 from efface.suites import AttackEntry, Suite
 from efface.testing.bench import Bench, bench
@@ -110,6 +111,66 @@ def test_an_attack_whose_data_are_wrong_ends_without_the_audit(b: Bench, scripte
     monkeypatch.setattr(ATTACKS.get("scripted"), "points", refuse)
     result = runner(b).run(AttackEntry(name="scripted"))
     assert not result.curves and result.reason.startswith("[train.no-usable-rows] None of the 3")
+
+
+def test_an_attack_of_which_nothing_can_be_measured_is_skipped_by_name(b: Bench) -> None:
+    """A curve's metrics see no other model than the attacked one."""
+    result = runner(b, metrics=("base_log_prob",)).run(AttackEntry(name="paraphrase"))
+    assert not result.curves and result.reason.startswith("[attack.nothing-measured]") and "base" in result.reason
+
+
+@pytest.mark.parametrize("roles", [(), ("base",), ("reference",), ("reference", "base")])
+def test_the_base_model_is_a_control_that_is_not_missed(b: Bench, scripted, monkeypatch, roles) -> None:
+    monkeypatch.setattr(ATTACKS.get("scripted"), "controls", ("reference", "base"))
+    scripted.update(unlearned="p", reference="pp")
+    given = runner(b)
+    given.roles = {"unlearned": given.roles["unlearned"]} | {r: Role(lambda r=r: b.model(r)) for r in roles}
+    result = given.run(AttackEntry(name="scripted"))
+    assert lengths(result) == {"unlearned": 1} | dict.fromkeys(roles, 2) and not result.partial
+    missed = "" if "reference" in roles else "there is no reference model as a control"
+    assert result.reason == missed
+
+
+def test_two_roles_with_the_same_model_are_run_once(b: Bench, scripted, monkeypatch) -> None:
+    """The base model is the reference; another one is run."""
+    monkeypatch.setattr(ATTACKS.get("scripted"), "controls", ("reference", "base"))
+    scripted.update(unlearned="p", reference="qp")
+    result = runner(b, base=Role(lambda: b.model("reference"))).run(AttackEntry(name="scripted"))
+    base, reference = result.curves["base"], result.curves["reference"]
+    assert scripted["measured"] == "pqp" and base.points is reference.points and base.role == "base"
+    runner(b, base=Role(lambda: b.model("base"))).run(AttackEntry(name="scripted"))
+    assert scripted["measured"] == "pqp" + "qpqpqp"
+
+
+def test_attacks_that_train_run_on_the_base_model_too() -> None:
+    assert all(ATTACKS.get(name).controls == ("reference", "base") for name in ("relearn", "soft_prompt"))
+
+
+@pytest.mark.parametrize("name", ["sampling", "first_token"])
+def test_given_answers_are_scored_once_where_only_decoding_changes(b: Bench, monkeypatch, name: str) -> None:
+    """Two tries and point 0: one pass that scores given answers instead of three, and the same values."""
+    settings = {"samples": 2} if name == "sampling" else {"choices": 3}
+    entry, metrics = AttackEntry(name=name, settings=settings), ("truth_ratio", "rouge", "probability")
+    passes, once, real = [], AttackPoint.__init__, score_pass.score
+
+    def counted(adapter, rows, **options):
+        passes.append((options["prompt"], options["answers"]))
+        return real(adapter, rows, **options)
+
+    def forgetful(self, *args, **options):
+        once(self, *args, **options | {"scores_as_before": False})
+
+    def curve() -> list[list[float]]:
+        passes.clear()
+        (found,) = [c for r, c in runner(b, metrics=metrics).run(entry).curves.items() if r == "unlearned"]
+        return [[score["value"] for score in point["scores"]] for point in found.points]
+
+    monkeypatch.setattr(score_pass, "score", counted)
+    short, fewer = curve(), list(passes)
+    monkeypatch.setattr(AttackPoint, "__init__", forgetful)
+    whole = curve()
+    assert 3 * len(fewer) == len(passes)
+    assert [v for point in short for v in point] == pytest.approx([v for point in whole for v in point], abs=1e-6)
 
 
 def test_metrics_along_a_curve_know_the_world(b: Bench) -> None:

@@ -81,7 +81,8 @@ def test_metrics_are_compared_on_rows_and_surrogates(lm: Bench) -> None:
     (found,) = of_curve(result, ["probability"], seed=0, resamples=100)
     assert found.kind == "consistency" and not found.flag and found.evidence["forgotten"] > 0.8
     assert not found.evidence["flag"] and found.share > 0.5
-    result.curves["unlearned"].points[1] = result.curves["target"].points[1]
+    points = [result.curves["unlearned"].points[0], result.curves["target"].points[1]]
+    result.curves["unlearned"] = replace(result.curves["unlearned"], points=points)
     (fooled,) = of_curve(result, ["probability"], seed=0, resamples=100)
     assert fooled.evidence["flag"] and abs(fooled.share) < 1e-9 and "sentences more than facts" in fooled.says
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from efface.attacks.base import AttackContext
 from efface.attacks.relearn import Relearn, overlap
+from efface.attacks.relearn_rows import most_similar
 from efface.attacks.round_weights import RoundWeights
 from efface.data.rows import Row
 from efface.models.rounding import round_tensor, roundable
@@ -71,6 +74,36 @@ def test_benign_rows_name_nobody_forgotten() -> None:
     rows = attack._rows(data)
     assert rows and all(name not in f"{r.prompt} {r.answer}".lower() for r in rows for name in names)
     assert len(attack.measured(data)["forget"]) == len(data.eval["forget"])
+
+
+def test_the_most_similar_questions_by_hand() -> None:
+    """Of "where was ada born": 4 words, 3 pairs and 2 triples, 9 in all. "where was kim born" shares 3 words and a pair
+    of 14; "where was kim" 2 words and a pair of 12; "ada" one word of 9."""
+    forgotten = [Row("f", "In Oslo.", "Where was Ada born?")]
+    asked = {"a": "Ada?", "b": "Where was Kim?", "c": "Who sings?", "d": "Where was Kim born?", "e": "Where was Kim?"}
+    rows = [Row(name, "In Rome.", question) for name, question in asked.items()]
+    assert [r.id for r in most_similar(rows, forgotten)] == ["d", "b", "e", "a", "c"]
+
+
+def test_similar_benign_rows_are_worded_as_what_was_forgotten_and_tell_nothing() -> None:
+    """The world asks the same questions about everybody; half of the retained ones have theirs turned round."""
+    data = bench("causal_lm").data
+    odd = [replace(r, id=f"odd/{r.id}", prompt=" ".join(r.prompt.split()[::-1])) for r in data.train["retain"]]
+    tested = data.eval["forget"]
+    leak = replace(tested[0], id="leak", entity="")
+    mixed = replace(data, train=data.train | {"retain": [leak, *odd, *data.train["retain"]]})
+    chosen = {order: Relearn(data="benign", rows=8, order=order)._rows(mixed) for order in ("spread", "similar")}
+    assert [sum(r.id.startswith("odd/") for r in rows) for rows in chosen.values()] == [4, 0]
+    assert len(chosen["similar"]) == 8 and not overlap(chosen["similar"], tested)
+    names = {r.entity.lower() for r in tested}
+    assert all(name not in f"{r.prompt} {r.answer}".lower() for r in chosen["similar"] for name in names)
+
+
+@pytest.mark.parametrize("settings", [{"data": "in_domain", "rows": 4}, {"data": "benign"}])
+def test_an_order_that_would_choose_nothing_is_refused(settings: dict) -> None:
+    data = bench("causal_lm").data
+    assert "relearn.order" in Relearn(order="similar", **settings).check(data)
+    assert not Relearn(**settings).check(data) and not Relearn(data="benign", rows=4, order="similar").check(data)
 
 
 def test_overlap_finds_answers_and_questions() -> None:

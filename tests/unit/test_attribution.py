@@ -16,8 +16,10 @@ from efface.metrics.attribution import (
     attribution_correlation,
     jaccard,
     key_word_mass,
+    key_word_mass_own,
     key_word_mass_swapped,
     key_word_overlap,
+    key_word_overlap_own,
     mass,
     selective_penalty,
     spearman,
@@ -98,6 +100,26 @@ def tables(before: list[list[float]], after: list[list[float]]) -> Tables:
     return Tables(fetch, "forget")
 
 
+def test_the_new_answer_is_read_from_its_own_contributions() -> None:
+    """Target: K_O = {0} for its answer. The subject's contributions to the target's answer lie on word 0, those to its
+    own answer on word 1 (.75) and word 0 (.25): what it says now hangs on another word."""
+    found = {("target", "target"): [1.0, 0.0], ("subject", "target"): [1.0, 0.0], ("subject", "own"): [0.25, 0.75]}
+    asked = []
+
+    def fetch(role: str, need: Need):
+        asked.append((role, need.variants[0]))
+        line = {"row": "r0", "entity": "", "words": ["w", "w"], "gain": found[asked[-1]], "lp": 0.0, "text": "y"}
+        return pa.Table.from_pylist([line | {"problem": ""}], schema=ATTRIBUTIONS)
+
+    def read(metric) -> float:
+        return float(metric(Tables(fetch, "forget")).values[0])
+
+    assert (read(key_word_mass), read(key_word_overlap)) == (1.0, 1.0)
+    asked.clear()
+    assert read(key_word_mass_own) == pytest.approx(0.25) and read(key_word_overlap_own) == 0.5  # {0} and {0, 1}
+    assert set(asked) == {("target", "target"), ("subject", "own")}, "nothing else is computed"
+
+
 def test_overlap_and_mass_by_hand() -> None:
     """Row 0: K_O = {0, 1} (.6 + .3), K_U = {1, 2} (.5 + .4): one of three shared; U has .1 + .5 of its mass on K_O.
     Row 1: nothing helps U, so nothing is shared and no mass lies anywhere. Row 2: no key word before: unscored."""
@@ -158,11 +180,20 @@ def test_the_target_hangs_on_its_own_words(store) -> None:
     same = tables_of(store, "target")
     assert np.allclose(key_word_overlap(same).values, 1.0) and (key_word_mass(same).values >= 0.8 - 1e-6).all()
     assert np.allclose(attribution_correlation(same).values, 1.0) and np.allclose(selective_penalty(same).values, 0.0)
+    assert np.allclose(key_word_overlap_own(same).values, 1.0), "the target's own answer is the target's answer"
 
 
 @pytest.mark.parametrize(
     "name",
-    ["key_word_overlap", "attribution_correlation", "key_word_mass", "key_word_mass_swapped", "selective_penalty"],
+    [
+        "key_word_overlap",
+        "key_word_overlap_own",
+        "attribution_correlation",
+        "key_word_mass",
+        "key_word_mass_own",
+        "key_word_mass_swapped",
+        "selective_penalty",
+    ],
 )
 def test_metrics_read_the_passes_they_declare(store, name: str) -> None:
     found = compute(METRICS.get(name), tables_of(store, "unlearned"), "forget", resamples=20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -142,6 +143,17 @@ def test_alpha_is_the_last_that_keeps_enough(tables: Path) -> None:
     ends = [found.value("forget", m) for m in ("target", "mixed", "unlearned")]
     assert ends == sorted(ends, reverse=True) and ends[0] > 0.6
     assert found.scores["forget"]["mixed"]["low"] <= found.value() <= found.scores["forget"]["mixed"]["high"]
+
+
+def test_the_similar_reading_is_reported_at_alpha_only(tables: Path) -> None:
+    """Three readings of forget ES; the one that generates is taken once, and is never below the exact one. Files from
+    before it have none."""
+    found = calibrated(OVER, 0, tables)
+    assert list(found.scores) == ["forget", "forget_reworded", "retain", "forget_similar"]
+    assert list(found.scores["forget_similar"]) == ["mixed"] and found.value() <= found.value("forget_similar") <= 1
+    assert found.value("forget_similar", "target") is None
+    older = replace(found, scores={name: s for name, s in found.scores.items() if name != "forget_similar"})
+    assert older.value("forget_similar") is None and older.value() == found.value()
 
 
 def test_strictness_orders_alpha(tables: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_up_run import make
+from scipy import stats as scipy_stats
 
 from efface.errors import RecordError, SpecError
 from efface.runs.compare import compare
@@ -32,19 +35,30 @@ def line(comparison, name: str = "rouge", rows: str = "forget"):
 # -- paired differences --------------------------------------------------------------------------------------
 def test_paired_difference_by_hand() -> None:
     """Rows in both: r1 .2 -> .5 (+.3), r2 .4 -> .5 (+.1), r5 0 -> .2 (+.2); r3 is unscored in one, r4 missing in the
-    other. Mean (.3 + .1 + .2) / 3 = .2; three entities are fewer than five, so rows are resampled: +.1 to +.3."""
+    other. Mean (.3 + .1 + .2) / 3 = .2; with three rows the interval reaches from the least resample to the largest,
+    +.1 to +.3. No resample is below 0, but p is that of the t test, t = .2 / (.1 / sqrt(3)) = 3.46 with 2 degrees of
+    freedom: .074 two-sided. Five rows of two entities are resampled row by row."""
     a = Values({"r1": 0.2, "r2": 0.4, "r3": 0.1, "r4": 0.3, "r5": 0.0}, {"r1": "x", "r2": "y", "r5": "z"})
     b = Values({"r1": 0.5, "r2": 0.5, "r3": None, "r5": 0.2}, {})
     found = paired(a, b)
-    assert found.value == pytest.approx(0.2) and found.n == 3 and found.unit == "rows"
-    assert 0.0999 < found.low < 0.2 < found.high < 0.3001
-    assert paired(b, a).value == pytest.approx(-0.2)
+    assert found.value == pytest.approx(0.2) and found.n == 3 and found.unit == "entities"
+    assert (found.low, found.high) == pytest.approx((0.1, 0.3))
+    exact = scipy_stats.ttest_1samp([0.3, 0.1, 0.2], 0).pvalue
+    assert exact == pytest.approx(0.0742, abs=1e-4) and found.p == pytest.approx(exact, rel=0.1)
+    back = paired(b, a)
+    assert (back.value, back.low, back.high) == pytest.approx((-0.2, -0.3, -0.1)) and back.p == pytest.approx(found.p)
+    two = dict(zip("abcde", "xxxyy", strict=True))
+    few = paired(
+        Values(dict.fromkeys(two, 0.0), two), Values(dict(zip(two, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True)), {})
+    )
+    assert (few.n, few.unit) == (5, "rows") and few.value == pytest.approx(0.3)
     assert paired(a, Values({"r3": None}, {})) is None
 
 
 def test_entities_are_resampled_not_rows() -> None:
-    """Five entities with four equal rows each: +0, +.1 ... +.4, mean .2. The spread between entities is sqrt(.02) =
-    .1414, so the standard error is .1414 / sqrt(5) = .063 over entities but only .1414 / sqrt(20) = .032 over rows."""
+    """Five entities with four equal rows each: +0, +.1 ... +.4, mean .2. Over entities the interval reads the bootstrap
+    at Phi(-+3.104), almost from the least to the largest resample: +0 and +.4 are drawn throughout in 1 of 3,125 each.
+    Over rows the standard error is .1451 / sqrt(20) = .032, times t_.975(19) = 2.093 to each side."""
     rows = {f"{e}-{k}": e / 10 for e in range(5) for k in range(4)}
     zero, entities = (
         Values(dict.fromkeys(rows, 0.0), {r: r.split("-")[0] for r in rows}),
@@ -53,8 +67,29 @@ def test_entities_are_resampled_not_rows() -> None:
     by_entity = paired(zero, Values(rows, entities))
     by_row = paired(Values(zero.values, {}), Values(rows, {}))
     assert by_entity.unit == "entities" and by_entity.value == pytest.approx(0.2)
-    assert (by_entity.high - by_entity.low) / 4 == pytest.approx(0.063, abs=0.012)
-    assert (by_row.high - by_row.low) / 4 == pytest.approx(0.032, abs=0.006)
+    drawn = np.random.default_rng(0).multinomial(5, [0.2] * 5, size=1000) @ np.arange(5) / 50
+    tail = scipy_stats.norm.cdf(scipy_stats.t.ppf([0.025, 0.975], 4) * math.sqrt(5 / 4))
+    assert (by_entity.low, by_entity.high) == pytest.approx(tuple(np.quantile(drawn, tail)))
+    assert by_entity.p == pytest.approx(2 * scipy_stats.t.sf(0.2 / (drawn.std() * math.sqrt(5 / 4)), 4))
+    values = np.repeat(np.arange(5) / 10, 4)
+    half = (by_row.high - by_row.low) / 2
+    assert half == pytest.approx(scipy_stats.t.ppf(0.975, 19) * scipy_stats.sem(values), rel=0.08)
+    assert by_entity.high - by_entity.low > 2 * 2 * half and by_row.n == by_entity.n == 20
+
+
+def test_the_p_value_is_two_sided_and_at_most_one() -> None:
+    """Rows +-1 in equal number: the mean is 0 and p is 1. Rows in favour of b: twice the one-sided t test, the same the
+    other way round; rows of +.1 throughout do not differ, and p is twice the 1/(1 + resamples) of the bootstrap."""
+    names = [f"r{i}" for i in range(12)]
+    zero = Values(dict.fromkeys(names, 0.0), {})
+    even = Values({name: (-1.0) ** i for i, name in enumerate(names)}, {})
+    assert paired(zero, even).p == 1.0
+    values = np.random.default_rng(0).normal(0.5, 1, 12)
+    better = Values(dict(zip(names, values.tolist(), strict=True)), {})
+    exact = scipy_stats.ttest_1samp(values, 0).pvalue
+    assert 0.005 < exact < 0.9 and paired(zero, better, resamples=20000).p == pytest.approx(exact, rel=0.06)
+    assert paired(better, zero).p == pytest.approx(paired(zero, better).p)
+    assert paired(zero, Values(dict.fromkeys(names, 0.1), {}), resamples=200).p == pytest.approx(2 / 201)
 
 
 def test_intervals_depend_on_the_seed_only() -> None:
@@ -90,6 +125,18 @@ def test_samples_serve_where_rows_are_not_at_hand(two, tmp_path: Path) -> None:
     for role in ("unlearned",):
         (other / "samples" / f"{role}.jsonl").unlink()
     assert line(compare([two[0], other])).differences == (None, None)
+
+
+def test_p_values_are_adjusted_for_the_number_of_lines(two) -> None:
+    """Holm over the second run's lines: sorted p times m, m - 1 ... 1, made monotone, at most 1; plain numbers, as
+    json wants."""
+    found = [x.differences[1] for x in compare(two).scores if x.differences[1] is not None]
+    worst = 0.0
+    for rank, difference in enumerate(sorted(found, key=lambda d: d.p)):
+        worst = max(worst, min(1.0, difference.p * (len(found) - rank)))
+        assert difference.adjusted == pytest.approx(worst) and difference.adjusted >= difference.p
+        assert type(difference.p) is type(difference.adjusted) is float
+    assert len(found) > 1
 
 
 def test_missing_and_not_computed(two, tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ def test_folding_multiplies_the_final_norm_in(b) -> None:
     with torch.no_grad():
         expected = model.hf.lm_head(model.hf.model.norm(v[None]))[0]
     assert torch.allclose(head(model, folded=True) @ v, expected, atol=1e-3)
-    assert top_tokens(v[None], head(model, folded=True), 5)[0].tolist() == expected.topk(5).indices.tolist()
+    up, down = top_tokens(v[None], head(model, folded=True), 5)
+    assert up[0].tolist() == expected.topk(5).indices.tolist()
+    assert down[0].tolist() == (-expected).topk(5).indices.tolist()
 
 
 def test_attribution_is_the_slope_of_scaling_a_vector(b, forget) -> None:

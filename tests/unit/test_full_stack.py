@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from efface import suites
 from efface.audit.roles import PassSettings, Role
@@ -143,6 +144,25 @@ def test_ue_is_the_mean_of_its_parts() -> None:
     assert (mcq.value, open_.value, both.value) == (0.5, 0.25, 0.375) and both.direction == "match"
     assert both.extra["parts"] == {"mcq_options.forget": 0.5, "entailment.forget": 0.25}
     assert both.low <= both.value <= both.high
+
+
+def expanded(draws: np.ndarray, groups: int) -> tuple[float, ...]:
+    """Quantiles of draws at Phi(-+ t_.975 sqrt(n / (n - 1))), t with n - 1 degrees of freedom."""
+    ends = scipy_stats.t.ppf([0.025, 0.975], groups - 1) * np.sqrt(groups / (groups - 1))
+    return tuple(np.quantile(draws, scipy_stats.norm.cdf(ends)))
+
+
+def test_the_interval_is_as_wide_as_the_smallest_set_asks_for() -> None:
+    """Ten entities kept and six of the world, two rows each: the levels are those of six groups."""
+    rng, sets, means = np.random.default_rng(0), {}, []
+    for place, (name, n) in enumerate((("retain", 10), ("world_facts", 6))):
+        right = rng.random(2 * n) < 0.5
+        sets[name] = knowing(right.tolist(), [False] * 2 * n)
+        times = np.random.default_rng([0, place]).multinomial(n, np.full(n, 1 / n), size=400)
+        means.append(times @ right.reshape(n, 2).mean(1) / n)
+    found = compute(METRICS.get("ut_mcq"), hand_tables(sets), "retain", seed=0, resamples=400)
+    assert set(found.extra["parts"]) == {"mcq_options.retain", "mcq_options.world_facts"}
+    assert (found.low, found.high) == pytest.approx(expanded(np.mean(means, axis=0), 6))
 
 
 def test_ut_averages_over_sets_not_rows() -> None:

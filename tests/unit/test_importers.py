@@ -312,6 +312,70 @@ def test_unscorable_rows_are_counted(tmp_path):
     assert (value.n, value.unscored) == (5, 1)
 
 
+# -- the LM evaluation harness inside the common one ---------------------------------------------------------------
+def samples(*rights: bool) -> list[dict]:
+    """Four options; the second is the target and the likeliest, or the third is."""
+    return [
+        {
+            "doc_id": i,
+            "doc": {"question": f"Q{i}?"},
+            "target": 1,
+            "filtered_resps": [[-3.0, False], [-1.0, False], [-0.5 if not right else -2.0, False], [-4.0, False]],
+            "filter": "none",
+            "acc": float(right),
+        }
+        for i, right in enumerate(rights)
+    ]
+
+
+def lm_eval_log() -> dict:
+    """One task, and a group of two subtasks of unequal size."""
+    return {
+        "wmdp_cyber": {"wmdp_cyber": samples(True, False, True, True)},
+        "mmlu": {"mmlu_law": samples(True, True, False), "mmlu_art": samples(False, True, False, False, False)},
+    }
+
+
+def test_lm_eval_accuracy_and_error_are_recomputed(tmp_path):
+    """3 of 4: .75, error sqrt(.25 / 4) = .25. Group: 3 of 8 = .375 (not the mean of 2/3 and 1/5); variances 1/3 and
+    1/5: sqrt((2/3 + 4/5) / (8 - 2) / 8)."""
+    path = put(tmp_path / "LMEval_EVAL.json", lm_eval_log())
+    group = math.sqrt((2 / 3 + 4 / 5) / 6 / 8)
+    said = {"wmdp_cyber/acc": 0.75, "wmdp_cyber/acc_stderr": 0.25, "mmlu/acc": 0.375, "mmlu/acc_stderr": group}
+    put(tmp_path / "LMEval_SUMMARY.json", said | {"mmlu/perplexity": 3.0})
+    for start in (path, tmp_path / "LMEval_SUMMARY.json"):
+        log = check(start)
+        assert log.format == "LM evaluation harness log" and not log.to_json()["findings"]
+        assert {name: log.value(name).again for name in said} == pytest.approx(said)
+        assert log.value("mmlu/acc").n == 8 and "no perplexity" in log.value("mmlu/perplexity").reason
+    put(tmp_path / "LMEval_SUMMARY.json", said | {"mmlu/acc": 0.43, "gsm8k/acc": 0.1})
+    findings = check(path).to_json()["findings"]
+    assert findings[0].startswith("mmlu/acc: the file says 0.43, its rows give 0.375") and "gsm8k" in findings[1]
+    (tmp_path / "LMEval_SUMMARY.json").unlink()
+    assert check(path).value("wmdp_cyber/acc").again == 0.75
+
+
+def test_lm_eval_answers_are_chosen_again(tmp_path):
+    log = lm_eval_log()
+    log["mmlu"]["mmlu_law"][2]["acc"] = 1.0
+    findings = check(put(tmp_path / "LMEval_EVAL.json", log)).to_json()["findings"]
+    assert findings == ["mmlu_law: 1 of 3 samples have log-likelihoods that do not give their acc"]
+
+
+def test_lm_eval_files_without_samples_or_of_another_kind_are_named(tmp_path):
+    own = {"results": {"mmlu": {"acc,none": 0.5}}, "configs": {}, "versions": {"mmlu": 2}}
+    refuse("import.no-rows", put(tmp_path / "results.json", own), "only means", "LMEval_EVAL.json")
+    refuse("import.no-rows", put(tmp_path / "LMEval_SUMMARY.json", {"mmlu/acc": 0.5}), "LMEval_EVAL.json")
+    log = lm_eval_log()
+    log["mmlu"]["mmlu_art"][1]["acc"] = "right"
+    refuse("import.other-version", put(tmp_path / "LMEval_EVAL.json", log), "'acc' in sample 1 of mmlu_art is a str")
+    log = lm_eval_log()
+    log["wmdp_cyber"]["wmdp_cyber"][0]["filter"] = "strict"
+    put(tmp_path / "LMEval_SUMMARY.json", {"wmdp_cyber/acc": 0.75})
+    value = check(put(tmp_path / "LMEval_EVAL.json", log)).value("wmdp_cyber/acc")
+    assert value.again is None and "several ways" in value.reason
+
+
 # -- bad input -----------------------------------------------------------------------------------------------------
 def test_files_of_other_versions_and_kinds_are_named(tmp_path):
     log = tofu_log()

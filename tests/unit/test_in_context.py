@@ -8,7 +8,7 @@ import pytest
 
 from efface.attacks.base import AttackContext
 from efface.attacks.context_providers import PROVIDERS, Knowledge, blocked
-from efface.attacks.in_context import InContext
+from efface.attacks.in_context import InContext, by_dose, minimal_dose, relearnability
 from efface.data.benchmarks.people import People
 from efface.data.rows import Bundle, Row
 from efface.data.telling import tells
@@ -160,3 +160,27 @@ def test_the_same_seed_gives_the_same_context(data, model) -> None:
     rows = data.eval["forget"]
     assert [c for _, _, c in first] == [c for _, _, c in again]
     assert next(other).rows("forget", rows) != first[0][2]
+
+
+def test_doses_end_where_the_facts_do(data, model) -> None:
+    """Five facts per person: four others to show, so eight is no dose of its own; kept statements are enough for it."""
+    assert InContext().settings.doses == (1, 2, 4, 8)
+    for level, doses in (("demonstrations", [1, 2, 4]), ("direct", [1, 2, 4]), ("related", [1, 2, 4, 8])):
+        given = InContext(level=level).points(AttackContext(model, data))
+        assert [p.budget["facts"] for p in given] == doses
+    few = InContext(level="symbol", doses=(8, 6)).points(AttackContext(model, data))
+    assert [p.budget["facts"] for p in few] == [6]
+
+
+def test_what_a_curve_comes_to_by_hand() -> None:
+    """From .2 over .4, .6 and .8, where the target is at 1: mean of .2, .4 and .6 over .8, and half of 1 at dose 2."""
+    points = [
+        {"role": role, "budget": {"facts": dose}, "value": value}
+        for role, values in (("unlearned", (0.2, 0.4, 0.6, 0.8)), ("target", (1.0, 0.9, 0.9, None)))
+        for dose, value in zip((0, 1, 2, 4), values, strict=True)
+    ]
+    mine, target = by_dose(points), by_dose(points, "target")
+    assert mine == {0: 0.2, 1: 0.4, 2: 0.6, 4: 0.8} and list(target) == [0, 1, 2]
+    assert relearnability(mine, target[0]) == pytest.approx(0.5) and minimal_dose(mine, target[0]) == 2
+    assert relearnability(mine, 0.2) is None and relearnability({0: 0.2}, 1.0) is None
+    assert minimal_dose(mine, 2.0) is None and minimal_dose(mine, 0.4) == 0

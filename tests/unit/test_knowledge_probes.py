@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+from scipy import stats
 
 from efface.data.rows import Row
 from efface.data.worlds.objects import lead_in, objects
@@ -17,10 +18,10 @@ from efface.metrics.base import Need, NotComputed, Tables
 from efface.metrics.lens import lens_rank, middle
 from efface.metrics.pinpoint import answer_frequency, pinpoint_auc, pinpoint_top
 from efface.metrics.resampling import draw
-from efface.metrics.stats import auc, auc_interval, percentile
+from efface.metrics.stats import auc, auc_interval
 from efface.models.tampering import StateEdit, Tampering
 from efface.passes.attribute_states import ATTRIBUTES, attribute_states, numbered
-from efface.passes.lens import LENS, lens
+from efface.passes.lens import LENS, TAPS, lens
 from efface.passes.prompt_states import prompt_states
 from efface.passes.registry import PassInput
 from efface.passes.sampled_words import SAMPLED_WORDS, candidates, keywords, sampled_words
@@ -123,12 +124,18 @@ def looped(lines: list[dict], entities: list[str], seed: int) -> np.ndarray:
     return np.array(found)
 
 
+def expanded(draws: np.ndarray, groups: int) -> list[float]:
+    """Quantiles of draws at Phi(-+ t_.975 sqrt(n / (n - 1))), t with n - 1 degrees of freedom."""
+    ends = stats.t.ppf([0.025, 0.975], groups - 1) * np.sqrt(groups / (groups - 1))
+    return np.quantile(draws, stats.norm.cdf(ends)).tolist()
+
+
 def test_the_interval_of_pinpointing_draws_entities_once_for_both_sides() -> None:
     """It equals a loop that resamples entities with all their words, lies around the value, and is narrower than with
     two draws, which let hot entities enter on one side alone."""
     lines = heated(12)
     found = pinpoint_auc(counts(lines).drawn(3, 200))
-    assert [found.low, found.high] == pytest.approx(list(percentile(looped(lines, [f"e{e}" for e in range(12)], 3))))
+    assert [found.low, found.high] == pytest.approx(expanded(looped(lines, [f"e{e}" for e in range(12)], 3), 12))
     assert found.extra["interval_over"] == "entities" and found.low < found.value < found.high
     shares = np.array([c / 2000 for line in lines for c in line["count"]])
     gold = np.array([g for line in lines for g in line["gold"]])
@@ -141,7 +148,7 @@ def test_few_entities_are_resampled_by_question() -> None:
     """Two entities of six questions each: the words of a question still go together."""
     lines = heated(2, 6)
     found = pinpoint_auc(counts(lines).drawn(3, 200))
-    assert [found.low, found.high] == pytest.approx(list(percentile(looped(lines, [line["row"] for line in lines], 3))))
+    assert [found.low, found.high] == pytest.approx(expanded(looped(lines, [line["row"] for line in lines], 3), 12))
     assert found.extra["interval_over"] == "rows"
     one = pinpoint_auc(counts(lines[:1]))
     assert one.value is not None and (one.low, one.high) == (None, None)
@@ -173,6 +180,40 @@ def test_earlier_layers_are_what_an_early_exit_says(lm: Bench) -> None:
     skipped = lm.model("target").tampered(Tampering(edits=[StateEdit(2, "skip")]))
     for a, b in zip(first, outputs(skipped, lm.data.eval["forget"]), strict=True):
         assert a == pytest.approx(b, abs=1e-4)
+
+
+def test_the_taps_of_a_block_are_what_it_adds_up(lm: Bench) -> None:
+    """Each tap against its own computation: states caught by hand, through the model's norm and head."""
+    model, rows = lm.model("target"), lm.data.eval["forget"][:2]
+    inner, caught = model.hf.model, {}
+
+    def note(name, inputs=False):
+        def hook(module, args, kwargs, out):
+            states = (args[0] if args else kwargs["hidden_states"]) if inputs else out
+            caught[name] = states[0] if isinstance(states, tuple) else states
+
+        return hook
+
+    block = inner.layers[0]
+    for module, name in ((block.self_attn, "attention"), (block.mlp, "mlp"), (block, "block")):
+        module.register_forward_hook(note(name), with_kwargs=True)
+    block.register_forward_hook(note("entered", True), with_kwargs=True)
+    found = {}
+    for tap in (*TAPS, "last_prompt"):
+        table = lens(replace(given(lm, Need("lens", variants=(), pooling=tap)), rows=rows))
+        found[tap] = table.filter(pc.equal(table["layer"], 1))["lp"].to_pylist()
+    assert found["last_prompt"] == lens(replace(given(lm, Need("lens")), rows=rows))["lp"].to_pylist()[::2]
+    for i, row in enumerate(rows):
+        batch = model.collate([model.encode(row)], [0])
+        with torch.no_grad(), model.evaluating():
+            model.forward(batch)
+            states = {tap: caught[tap] for tap in ("attention", "mlp")}
+            states["residual"] = caught["entered"] + caught["attention"]
+            assert torch.allclose(states["residual"] + caught["mlp"], caught["block"], atol=1e-4)
+            for tap, value in states.items():
+                logits = model.hf.lm_head(inner.norm(value))[0, batch.label_at % value.shape[1]]
+                lp = torch.log_softmax(logits.float(), -1).gather(1, batch.label_id[:, None])[:, 0]
+                assert found[tap][i] == pytest.approx(lp.tolist(), abs=1e-3)
 
 
 def test_lens_rank_by_hand() -> None:

@@ -64,7 +64,7 @@ def audited(seed: int, rung: str, label: str, flag: bool) -> dict[str, Any]:
         "kind": "recovery",
         "name": "recovery: relearn",
         "flag": flag,
-        "evidence": {"value": 0.5 if flag else 0.0},
+        "evidence": {"value": 0.5 if flag else 0.1, "gain": {"value": 0.9 if flag else 0.0}},
     }
     return {
         "seed": seed,
@@ -86,7 +86,8 @@ def test_confusion_by_hand() -> None:
     ]
     table = confusion.confusion(cells)
     assert table["right"] == 0.75 and table["matrix"]["R2"] == {"concealed": 1, "erased": 1}
-    assert table["attacks"]["relearn"]["R2"] == {"flagged": 1, "tested": 2, "excess": 0.25}
+    assert table["attacks"]["relearn"]["R2"] == {"flagged": 1, "tested": 2, "brought": 0.25}
+    assert table["erased"]["hits"] == 1 and table["erased"]["of"] == 2 and table["erased"]["low"] < 0.05
     text = confusion.markdown(table)
     assert "| R2 | **1** | 1 |" in text and "alias was not run: no alias." in text and "75%" in text
 
@@ -132,3 +133,28 @@ def test_a_cell_of_another_suite_or_version_is_measured_again(tmp_path, monkeypa
     monkeypatch.setattr(ladder, "RELEARN_STEPS", 9)
     each("people_attacks")
     assert len(ran) == 3
+
+
+def test_an_attack_is_held_to_the_rungs_that_its_sheet_names() -> None:
+    """OneHop flagged in one seed of two: not found; in both: found; a flag on R2 is a false alarm."""
+
+    def sheet(*cells: tuple[int, str, bool]) -> dict[str, Any]:
+        made = [audited(seed, rung, "concealed", flag) for seed, rung, flag in cells]
+        for one in made:
+            one["conclusion"]["findings"][0]["name"] = "recovery: alias"
+        table = confusion.confusion(made)
+        assert "| alias | OneHop: " in confusion.markdown(table)
+        return table["sheets"]["alias"]
+
+    half = sheet((0, "OneHop", True), (1, "OneHop", False), (0, "R2", False))
+    assert half == {"rungs": ["OneHop"], "found": False, "silent": True}
+    assert sheet((0, "OneHop", True), (1, "OneHop", True), (0, "R2", True))["found"] is True
+    assert sheet((0, "OneHop", True), (0, "R2", True))["silent"] is False
+
+
+def test_every_attack_with_a_rung_is_in_the_suite_that_the_ladder_runs() -> None:
+    from efface import suites
+    from efface.testing.ladder import MUST_FLAG
+
+    labels = {entry.label or entry.name for entry in suites.load("people_attacks").attacks}
+    assert set(MUST_FLAG) <= labels and {r for named in MUST_FLAG.values() for r in named} <= set(RUNGS)

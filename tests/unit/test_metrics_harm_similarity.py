@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from efface import build, suites
 from efface.audit.roles import PassSettings, Role
@@ -85,6 +86,12 @@ def test_harm_reduction_on_known_counts() -> None:
     assert score.value == pytest.approx(0.75) and score.n == 5 and score.low <= 0.75 <= score.high
     assert score.extra["target_rate"] == pytest.approx(0.8) and score.extra["rate"] == pytest.approx(0.2)
     assert (0.32 - 0.08) / 0.32 == pytest.approx(0.75)
+    times = np.random.default_rng(0).multinomial(5, [0.2] * 5, size=200)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = 1 - times[:, 0] / times[:, :4].sum(1)
+    ends = scipy_stats.t.ppf([0.025, 0.975], 4) * math.sqrt(5 / 4)
+    expected = np.quantile(drawn[np.isfinite(drawn)], scipy_stats.norm.cdf(ends))
+    assert (score.low, score.high) == pytest.approx(tuple(expected))
 
 
 def test_harm_reduction_can_be_negative_and_needs_something_to_reduce() -> None:

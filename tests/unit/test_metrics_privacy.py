@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
 from efface.metrics.base import METRICS, compute
@@ -77,6 +78,52 @@ def test_attacks_agree_with_sklearn(name):
     assert np.mean(list(found.per_row.values())) == pytest.approx(found.value)
 
 
+def expanded(draws, groups):
+    """Quantiles of draws at Phi(-+ t_.975 sqrt(n / (n - 1))), t with n - 1 degrees of freedom."""
+    ends = scipy_stats.t.ppf([0.025, 0.975], groups - 1) * np.sqrt(groups / (groups - 1))
+    return tuple(np.quantile(draws, scipy_stats.norm.cdf(ends)))
+
+
+def drawn_aucs(forget, holdout, entities, resamples=200):
+    """Bootstrap AUCs of one-token answers by sklearn, forget rows with their entities, holdout rows one by one."""
+    names = {name: i for i, name in enumerate(dict.fromkeys(entities))}
+    place = np.array([names[name] for name in entities])
+    mine = np.random.default_rng([0, 0]).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    theirs = np.random.default_rng([0, 1]).multinomial(len(holdout), np.full(len(holdout), 1 / len(holdout)), resamples)
+    labels, values = np.repeat([1, 0], [len(forget), len(holdout)]), np.concatenate([forget, holdout])
+    weights = np.concatenate([mine[:, place], theirs], axis=1)
+    return np.array([roc_auc_score(labels, values, sample_weight=weight) for weight in weights])
+
+
+def test_intervals_and_power_count_the_groups_of_the_smaller_side():
+    """24 forget rows of eight entities against 20 holdout rows: eight groups, in the interval of A, in that of its
+    distance to the reference's, and in the smallest difference that would be seen. Rows without an answer are none:
+    with an entity unscored there are seven."""
+    rng = np.random.default_rng(0)
+    names = [f"e{i // 3}" for i in range(24)]
+    mine, theirs = (np.concatenate([rng.normal(shift, 1, 24), rng.normal(0, 1, 20)]) - 6 for shift in (0.7, 0.2))
+    for groups in (8, 7):
+        first = 24 - 3 * groups
+        sets = {
+            f"{role}{rows}": {"answer": [[v] for v in values[at]]}
+            for role, values in (("", mine), ("reference/", theirs))
+            for rows, at in (("forget", slice(24)), ("holdout", slice(24, None)))
+        }
+        for role in ("", "reference/"):
+            sets[f"{role}forget"]["answer"][:first] = [[]] * first
+            sets[f"{role}forget"]["entities"] = names
+        tables = hand_tables(sets)
+        draws, other = (drawn_aucs(v[first:24], v[24:], names[first:]) for v in (mine, theirs))
+        seen = (
+            sum(scipy_stats.t.ppf([0.975, 0.8], groups - 1)) * (draws - other).std() * math.sqrt(groups / (groups - 1))
+        )
+        loss, leak = score("mia_loss", tables), score("privleak", tables)
+        assert (loss.low, loss.high) == pytest.approx(expanded(draws, groups), rel=1e-6)
+        assert (leak.low, leak.high) == pytest.approx(expanded((other - draws) / (1 - other) * 100, groups), rel=1e-6)
+        assert loss.extra["detectable"] == pytest.approx(seen, rel=1e-6)
+        assert leak.extra["detectable_difference"] == pytest.approx(seen, rel=1e-6)
+
+
 def test_min_k_with_k_one_is_the_loss():
     tokens = both().tokens("forget")
     assert smallest_mean(tokens.lp, 1.0) == pytest.approx(tokens.mean_lp, abs=1e-12)
@@ -131,7 +178,6 @@ def test_the_end_token_is_kept():
         }
     )
     assert score("mia_loss", tables).value == 1.0 and score("mia_min_k", tables).value == 1.0
-    assert score("mia_min_k_compat", tables).value == 0.5
 
 
 def test_constant_shift_of_all_log_probs_changes_no_auc():
@@ -259,40 +305,41 @@ def test_worst_gap_is_the_largest_over_attacks():
     assert abs(found.extra["gaps"][found.extra["attack"]]) == found.value and found.low <= found.value
 
 
+def test_six_attacks_need_gradients():
+    """Five gaps of 0 and a gradient norm that tells the forget rows from the holdout rows under the model alone."""
+    same = {"answer": [[-1.0], [-2.0]], "gradients": [0.5, 0.6]}
+    sets = {name: dict(same) for name in ("forget", "holdout", "reference/forget", "reference/holdout")}
+    sets["forget"]["gradients"] = [0.1, 0.2]
+    found = score("mia_worst_six", hand_tables(sets))
+    assert (found.value, found.extra["attack"], len(found.extra["gaps"])) == (0.5, "mia_gradnorm", 6)
+    for side in sets.values():
+        del side["gradients"]
+    assert (
+        score("mia_worst_six", hand_tables(sets)).value is None and score("mia_worst", hand_tables(sets)).value == 0.0
+    )
+
+
+def test_muse_columns_by_hand():
+    """20 tokens 0, -1 ... -19: the lowest 5% are one token, 10% two, 50% ten. The ratio to the reference: -1 / 2 on the
+    forget rows, -1 / 1 on the others."""
+    tables = hand_tables({"forget": {"answer": [-np.arange(20.0)]}})
+    for share, mean in ((5, -19.0), (10, -18.5), (20, -17.5), (30, -16.5), (50, -14.5), (60, -13.5)):
+        assert ATTACKS[f"mia_min_k_{share}"](tables, "forget", "subject").values.tolist() == [mean]
+    sets = {name: {"answer": [[-1.0]]} for name in ("forget", "holdout", "reference/holdout")}
+    tables = hand_tables(sets | {"reference/forget": {"answer": [[-2.0]]}})
+    assert ATTACKS["mia_reference_ratio"](tables, "forget", "subject").values.tolist() == [-0.5]
+    assert score("mia_reference_ratio", tables).value == 1.0
+    assert ATTACKS["mia_reference_ratio"](tables, "forget", "reference").values.tolist() == [-1.0]
+
+
 def test_tpr_has_an_interval():
     extra = score("mia_loss", both()).extra
     for rate in ("1", "10"):
         assert extra[f"tpr_at_{rate}_low"] <= extra[f"tpr_at_{rate}"] <= extra[f"tpr_at_{rate}_high"]
 
 
-# -- the common harness's forms
+# -- against plain scoring
 # ------------------------------------------------------------------------------------------------
-def test_compat_privleak_assumes_one_half_and_says_so():
-    """A = .75 by min-k: (.25 - .5) / (.5 + 1e-10) * 100 = -50."""
-    tables = hand_tables(
-        {"forget": {"answer": [[-1.0, 0.0], [-3.0, 0.0]]}, "holdout": {"answer": [[-2.0, 0.0], [-4.0, 0.0]]}}
-    )
-    found = score("privleak_compat", tables)
-    assert found.value == pytest.approx(-50.0) and found.extra["reference_assumed"] is True
-    assert score("rel_diff_compat", tables).value == pytest.approx(50.0)
-
-
-def test_compat_min_k_scores_an_empty_answer_zero():
-    """Only the end token: nothing left, 0, which looks more familiar than any real answer. Ours keeps the end token."""
-    tables = hand_tables(
-        {
-            "forget": {"answer": {"lp": [[-9.0], [-1.0, -9.0]], "eos": True}},
-            "holdout": {"answer": {"lp": [[-0.5, -0.1], [-0.5, -0.1]], "eos": True}},
-        }
-    )
-    assert score("mia_min_k_compat", tables).value == 0.5 and score("mia_min_k", tables).value == 0.0
-    problems = {"problem": ["empty answer", "longer than the context (9 > 8)", ""], "lp": [[], [], [-1.0, -9.0]]}
-    tables = hand_tables({"forget": {"answer": problems}, "holdout": {"answer": [[-0.5, -0.1]] * 2}})
-    for name in ("mia_min_k_compat", "privleak_compat"):
-        assert score(name, tables).n == 2
-    assert score("mia_min_k_compat", tables).value == 0.5 and score("mia_min_k_compat", tables).unscored == 1
-
-
 def test_lower_case_against_one_forward_per_row():
     """NLL / NLL of the lower-cased answer, from the pass, equals two plain scorings; O tells its rows, R1 does not."""
     from dataclasses import replace

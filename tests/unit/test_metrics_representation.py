@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from efface.metrics.base import METRICS, compute
+from efface.audit.roles import PassSettings, Role
+from efface.audit.store import Store
+from efface.metrics.base import METRICS, Tables, compute
+from efface.metrics.hidden_states import states
 from efface.metrics.probes import linear, nearest_neighbours, split
-from efface.metrics.representation import _hsic, _off_diagonal, linear_cka, linear_cka_biased, principal_shift
+from efface.metrics.representation import (
+    _hsic,
+    _off_diagonal,
+    answer_span,
+    linear_cka,
+    linear_cka_biased,
+    principal_shift,
+)
+from efface.testing.bench import bench
 from efface.testing.tables import hand_tables
 
 
@@ -179,6 +192,51 @@ def test_a_last_batch_of_one_row_is_left_out():
     assert (found.n, found.unscored) == (512, 1)
     one = hand_tables({"forget": {"hidden": {1: x[:1]}}, "reference/forget": {"hidden": {1: y[:1]}}})
     assert "needs two rows" in score("cka_reference_compat", one).reason
+
+
+# -- over the answer
+# ---------------------------------------------------------------------------------------------------------
+def pooled(**sets):
+    """Tables whose states depend on the pooling: {pooling: hand-made sets}."""
+    tables = {pooling: hand_tables(content) for pooling, content in sets.items()}
+    return Tables(lambda role, need: tables[need.pooling].table(replace(need, role=role)), "forget")
+
+
+@pytest.mark.parametrize("role", ["target", "reference"])
+def test_cka_over_the_answer_reads_the_other_pooling(role):
+    """The same states at the last prompt token, unrelated ones over the answer: 1 and about 0; ceiling and floor
+    too."""
+    x, y = layers(2, 60), layers(2, 60, seed=50)
+    seeds = {"reference_2/forget": {"hidden": y}}
+    tables = pooled(
+        last_prompt={"forget": {"hidden": x}, f"{role}/forget": {"hidden": x}} | seeds,
+        mean_answer={"forget": {"hidden": x}, f"{role}/forget": {"hidden": y}} | seeds,
+    )
+    plain, over = score(f"cka_{role}", tables), score(f"cka_{role}_answer", tables)
+    assert plain.value == pytest.approx(1.0, abs=1e-9) and abs(over.value) < 0.15 and over.name == f"cka_{role}_answer"
+    if role == "reference":
+        assert abs(plain.extra["ceiling"]) < 0.15 and over.extra["ceiling"] == pytest.approx(1.0, abs=1e-9)
+
+
+def test_probe_over_the_answer_reads_the_other_pooling():
+    tables = pooled(last_prompt={"forget": clusters(0.0)}, mean_answer={"forget": clusters(3.0)})
+    assert score("knn_accuracy", tables).value < 0.45 < 0.9 < score("knn_accuracy_answer", tables).value
+
+
+def test_states_over_the_answer_differ_where_the_answers_do():
+    """Tiny bench, one question with two gold answers, before and after: the last prompt token has read neither."""
+    lm, row = bench("causal_lm").model("target"), bench("causal_lm").data.eval["forget"][0]
+    rows = [replace(row, id=f"r{i}", answer=answer) for i, answer in enumerate((row.answer, "Nobody knows that."))]
+    store = Store({"unlearned": Role(lambda: lm)}, {"forget": rows}, PassSettings())
+    tables = Tables(lambda role, need: store.fetch("unlearned", need), "forget")
+    at_prompt, over = (states(t, 2, "subject").vectors[0] for t in (tables, answer_span(tables)))
+    assert np.allclose(at_prompt[0], at_prompt[1], atol=1e-4) and not np.allclose(over[0], over[1], atol=0.1)
+    assert np.array_equal(over, tables.hidden(2, pooling="mean_answer").vectors)
+
+
+@pytest.mark.parametrize("name", ["cka_target_answer", "cka_reference_answer", "knn_accuracy_answer"])
+def test_metrics_over_the_answer_declare_what_they_read(name):
+    assert {need.pooling for need in METRICS.get(name).needs} == {"mean_answer"}
 
 
 # -- PCA shift

@@ -1,4 +1,4 @@
-"""Forget quality, model utility, the common harness's forms, fluency and parametric traces."""
+"""Forget quality, model utility, fluency and parametric traces."""
 
 from __future__ import annotations
 
@@ -71,6 +71,12 @@ def test_forget_quality_leaves_unscored_rows_out():
     assert (found.n, found.unscored, found.extra["n_reference"]) == (1, 1, 2)
 
 
+def expanded(draws, groups):
+    """Quantiles of draws at Phi(-+ t_.975 sqrt(n / (n - 1))), t with n - 1 degrees of freedom."""
+    ends = scipy_stats.t.ppf([0.025, 0.975], groups - 1) * np.sqrt(groups / (groups - 1))
+    return tuple(np.quantile(draws, scipy_stats.norm.cdf(ends)))
+
+
 # -- model utility
 # -----------------------------------------------------------------------------------------------------------
 def world(answer=0.5, wrong=0.125, text="Paris", n=6, **changes):
@@ -132,86 +138,20 @@ def test_utility_interval_covers_the_value():
     assert found.low < found.value < found.high and found.extra["interval_over"] == "entities"
 
 
-# -- the common harness's forms
-# ------------------------------------------------------------------------------------------------
-def test_compat_extraction_strength_never_falls_to_zero():
-    """7 tokens and an end token. All wrong: 1/7 = .143 instead of 0; last token right alone: 1/7 in both; only the end
-    token: 0 instead of unscored."""
-    hits = [[False] * 8, [False] * 6 + [True, False], [True], [True, False, True, True]]
-    tables = hand_tables({"forget": {"answer": {"hit": hits, "eos": True}}})
-    theirs, ours = (list(score(f"extraction_strength{form}", tables).per_row.values()) for form in ("_compat", ""))
-    assert theirs == pytest.approx([1 / 7, 1 / 7, 0.0, 1 / 3])
-    assert ours[:2] == pytest.approx([0.0, 1 / 7]) and math.isnan(ours[2]) and ours[3] == pytest.approx(1 / 3)
-
-
-def test_compat_extraction_strength_of_an_empty_answer_is_zero():
-    """As the harness has it (n = 0 gives 0); a row that does not fit the context is no empty answer."""
-    answer = {"hit": [[True, True], [], []], "problem": ["", "empty answer", "longer than the context (9 > 8)"]}
-    found = score("extraction_strength_compat", hand_tables({"forget": {"answer": answer}}))
-    assert (found.value, found.n, found.unscored) == (0.5, 2, 1)
-    assert score("exact_memorisation_compat", hand_tables({"forget": {"answer": answer}})).n == 1
-
-
-def test_compat_forms_know_an_empty_answer_by_the_scoring_pass():
-    """The reason that the real pass gives is the one they look for."""
-    from efface.data.rows import Row
-    from efface.metrics.compat import lost
-    from efface.passes.score import score as scored
-    from efface.passes.tables import Tokens
-    from efface.testing.bench import bench
-
-    rows = [Row("empty", "", "what?"), Row("long", "word " * 900, "why?"), Row("ok", "yes", "ok?")]
-    tokens = Tokens(scored(bench("causal_lm").model("target"), rows).tokens)
-    assert dict(zip(tokens.rows, lost(tokens), strict=True)) == {"empty": False, "long": True, "ok": False}
-
-
-def test_compat_drops_the_last_label_of_documents_too():
-    """Three tokens, no end token, hits 1, 1, 0: theirs looks at 1, 1; ours at all three."""
-    tables = hand_tables({"forget": {"answer": {"hit": [[True, True, False]]}}})
-    assert score("extraction_strength_compat", tables).value == score("exact_memorisation_compat", tables).value == 1.0
-    assert score("extraction_strength", tables).value == 0.0
-    assert score("exact_memorisation", tables).value == pytest.approx(2 / 3)
-
-
-def test_compat_extraction_strength_equals_the_loop_it_reproduces():
-    """First k at which all later predictions are right, k = n - 1 if none is: 1 - k / n."""
-    rng = np.random.default_rng(0)
-    hits = [(rng.random(rng.integers(2, 10)) < 0.6).tolist() for _ in range(100)]
-    expected = []
-    for row in (h[:-1] for h in hits):
-        k = next((k for k in range(len(row)) if all(row[k:])), len(row) - 1)
-        expected.append(1 - k / len(row))
-    tables = hand_tables({"forget": {"answer": {"hit": hits}}})
-    assert list(score("extraction_strength_compat", tables).per_row.values()) == pytest.approx(expected)
-
-
-def test_compat_rouge_stems():
-    tables = hand_tables({"forget": {"generations": {"gold": ["running shoes"], "text": ["run shoe Question: x"]}}})
-    assert score("knowmem_compat", tables).value == 1.0 and score("knowmem", tables).value == 0.0
-    assert score("verbmem_compat", tables).value == pytest.approx(2 * 0.5 / 1.5) and score("verbmem", tables).value == 0
-
-
-def test_compat_ratios_carry_the_added_constant():
-    """P_c = P_w = 1e-10: r = 1e-10 / 2e-10 = .5 instead of 1; options 1e-10 / 3e-10 = 1/3 instead of 1/2."""
-    tiny = math.log(1e-10)
-    tables = hand_tables({"forget": {"answer": [[tiny]], "wrong": [[[tiny]]]}})
-    assert score("truth_ratio_tofu_compat", tables).value == pytest.approx(0.5, rel=1e-4)
-    assert score("truth_ratio_tofu", tables).value == pytest.approx(1.0)
-    assert score("truth_ratio_compat", tables).value == pytest.approx(1 / 3, rel=1e-4)
-    assert score("truth_ratio_true_better_compat", tables).value == pytest.approx(0.5, rel=1e-4)
-    assert score("options_probability_compat", tables).value == pytest.approx(1 / 3, rel=1e-4)
-    assert score("options_probability", tables).value == pytest.approx(0.5)
-
-
-def test_compat_forms_agree_where_no_quirk_bites():
-    rng = np.random.default_rng(0)
-    tables = ratios(rng.normal(0.5, 1, 40), rng.normal(0, 1, 40))
-    assert score("forget_quality_compat", tables).value == pytest.approx(
-        score("forget_quality", tables).value, rel=1e-6
-    )
-    tables = hand_tables(world())
-    ours, theirs = (score(name, tables, "retain").value for name in ("model_utility", "model_utility_compat"))
-    assert theirs == pytest.approx(ours, abs=1e-8)
+def test_utility_interval_is_as_wide_as_its_smallest_set_asks_for():
+    """20 rows in two sets and 6 in the third: the levels are those of six groups. Each set is resampled by itself, its
+    three measures together: p (among the options p / (p + .125)), ROUGE 1, and 1 - r = max(0, 1 - .125 / p)."""
+    rng, sets, drawn = np.random.default_rng(0), {}, []
+    for place, (name, n) in enumerate(zip(SETS, (20, 6, 20), strict=True)):
+        p = rng.uniform(0.2, 0.9, n)
+        sets[name] = world(n=n)[name] | {"answer": [[math.log(v)] for v in p]}
+        values = p if name == "retain" else p / (p + 0.125)
+        times = np.random.default_rng([0, place]).multinomial(n, np.full(n, 1 / n), size=100)
+        truth = np.maximum(0, 1 - 0.125 / p)
+        drawn += [times @ values / n, np.ones(100), times @ truth / n]
+    found = score("model_utility", hand_tables(sets), "retain")
+    harmonic = scipy_stats.hmean(np.stack(drawn), axis=0)
+    assert (found.low, found.high) == pytest.approx(expanded(harmonic, 6), rel=1e-6)
 
 
 # -- fluency

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from efface.attacks.base import AttackContext
 from efface.attacks.elicit import agreement, as_world, elicit, parsed
@@ -14,7 +16,8 @@ from efface.data.worlds.people import build_world
 from efface.data.worlds.questions import FRAMES
 from efface.errors import NeedsError
 from efface.metrics.base import NotComputed
-from efface.metrics.multi_hop import mirage, mirage_residual, overall, said
+from efface.metrics.destroyed import answers_destroyed
+from efface.metrics.multi_hop import frequent, mirage, mirage_residual, overall, relations, said
 from efface.testing.bench import Bench, bench
 from efface.testing.tables import hand_tables
 
@@ -137,6 +140,56 @@ def test_mirage_by_hand() -> None:
     found = mirage(tables, said)
     assert found.extra["not_testable"] == ["forget_1", "retain_2"] and found.extra["skipped"]["forget_1"] == 1
     assert found.extra["forgotten"] == 0.5 and found.value == pytest.approx(overall(0.5, 1.0))
+
+
+def expanded(draws: np.ndarray, groups: int) -> tuple[float, ...]:
+    """Quantiles of draws at Phi(-+ t_.975 sqrt(n / (n - 1))), t with n - 1 degrees of freedom."""
+    ends = scipy_stats.t.ppf([0.025, 0.975], groups - 1) * np.sqrt(groups / (groups - 1))
+    return tuple(np.quantile(draws, scipy_stats.norm.cdf(ends)))
+
+
+def test_the_interval_of_the_mirage_is_as_wide_as_its_smallest_bucket_asks_for() -> None:
+    """Twelve rows forgotten and six kept: the levels are those of six groups."""
+    rng, sets, means = np.random.default_rng(1), {}, []
+    for side, (name, n) in enumerate((("forget", 12), ("retain", 6))):
+        right = rng.random(n) < 0.5
+        gold = ["Rome"] * n
+        sets |= {name: answers(gold, ["Rome" if r else "no" for r in right]), f"target/{name}": answers(gold, gold)}
+        means.append(np.random.default_rng([0, side, 0]).multinomial(n, np.full(n, 1 / n), size=200) @ right / n)
+    found = mirage(hand_tables(sets), said)
+    gone, kept = 1 - means[0], means[1]
+    with np.errstate(invalid="ignore"):
+        drawn = np.where((gone > 0) & (kept > 0), 2 * gone * kept / (gone + kept), 0.0)
+    assert found.low < found.value < found.high
+    assert (found.low, found.high) == pytest.approx(expanded(drawn, 6))
+
+
+def test_the_relation_bucket_by_hand() -> None:
+    """Forget paths use born_in twice, located_in and works_at once: of three kept questions one asks for a birthplace,
+    and it is lost. N = (2/3 + 0) / 2."""
+    assert relations("p000:born_in+located_in:0") == ("born_in", "located_in") and relations("tofu:7") == ()
+    forget, hops = ["p0:born_in:0", "p0:works_at:0"], ["p0:born_in+located_in:0"]
+    assert frequent([*forget, *hops]) == {"born_in"} and frequent(["r0", "r1"]) == set()
+    right, lost = ["Rome", "Oslo", "Bern"], ["no", "Oslo", "Bern"]
+    kept = {"rows": ["p1:born_in:0", "p1:works_at:0", "p2:works_at:0"]}
+    tables = hand_tables(
+        {
+            "forget": answers(right[:2], ["no"] * 2) | {"rows": forget}, "target/forget": answers(right[:2], right[:2]),
+            "two_hop": answers(right[:1], ["no"]) | {"rows": hops}, "target/two_hop": answers(right[:1], right[:1]),
+            "retain": answers(right, lost) | kept, "target/retain": answers(right, right) | kept,
+        }
+    )  # fmt: skip
+    found = mirage(tables, said)
+    assert found.extra["retain_relation"] == 0.0 and found.extra["retain_1"] == pytest.approx(2 / 3)
+    assert found.extra["retained"] == pytest.approx(1 / 3) and found.value == pytest.approx(overall(0.0, 1 / 3))
+
+
+def test_destroyed_answers_by_hand() -> None:
+    """Of three kept questions the target answers two, of which the model has lost one."""
+    gold = ["Rome", "Oslo", "Bern"]
+    sets = {"retain": answers(gold, ["no", "Oslo", "no"]), "target/retain": answers(gold, ["Rome", "Oslo", "no"])}
+    found = answers_destroyed(hand_tables(sets, rows="retain"))
+    assert found.values[:2].tolist() == [1.0, 0.0] and np.isnan(found.values[2]) and found.extra["target_wrong"] == 1
 
 
 def test_mirage_without_a_testable_bucket_is_not_computed() -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from efface.audit import planning
-from efface.suites import AttackEntry
+from efface.errors import SpecError
+from efface.suites import AttackEntry, Suite
 from efface.testing.bench import bench
 
 
@@ -24,6 +25,39 @@ def test_threat_and_names() -> None:
     assert [e.name for e in kept] == ["paraphrase"] and len(left_out) == 2 and "white-box" in left_out[0]
     kept, left_out = planning.allowed(ENTRIES, "white-box", ["relearn"])
     assert [e.name for e in kept] == ["relearn"] and "not asked for" in left_out[0]
+
+
+SUITE = Suite(
+    name="s",
+    metrics={"forget": ["probability"]},
+    attacks=[AttackEntry(name="relearn", label="a"), AttackEntry(name="relearn", label="b"), ENTRIES[1]],
+)
+
+
+def labels(asked) -> list[str]:
+    kept, _ = planning.allowed(planning.with_asked(SUITE, asked).attacks, "white-box", asked)
+    return [planning.label_of(entry) for entry in kept]
+
+
+def test_what_the_suite_does_not_hold_is_added_once() -> None:
+    """By name; a name that only stands behind labels means all of them; `all` adds every other one. Adding again, as
+    ``verify`` may, changes nothing."""
+    assert labels(None) == ["a", "b", "round_weights"] and labels(["a", "gcg"]) == ["a", "gcg"]
+    assert labels(["relearn"]) == ["a", "b"] and labels([]) == []
+    every = labels(["all"])
+    assert every[:3] == ["a", "b", "round_weights"] and {"gcg", "paraphrase"} <= set(every)
+    assert len(set(every)) == len(every) and "relearn" not in every
+    once = planning.with_asked(SUITE, ["all"])
+    assert planning.with_asked(once, ["all"]) == once
+    with pytest.raises(SpecError, match=r"audit\.unknown-attack.*'relearn'"):
+        planning.with_asked(SUITE, ["relern"])
+
+
+def test_a_label_that_is_the_name_of_another_attack_keeps_its_folder() -> None:
+    suite = SUITE.model_copy(update={"attacks": [AttackEntry(name="relearn", label="gcg")]})
+    added = planning.with_asked(suite, ["all"]).attacks
+    assert [planning.label_of(e) for e in added if e.name == "gcg"] == ["gcg_default"]
+    assert planning.with_asked(suite, ["gcg"]) == suite
 
 
 def test_cheapest_first_and_controls_cost(b) -> None:

@@ -11,14 +11,15 @@ import pytest
 from efface.attacks import prompt_styles
 from efface.attacks.alias import Alias, aliases
 from efface.attacks.base import AttackContext
-from efface.attacks.emphasis import Emphasis, capitals, named, phrases, quoted, repeated
-from efface.attacks.leak import Leak
+from efface.attacks.emphasis import Emphasis, capitals, named, phrases, quoted, recovered, repeated
+from efface.attacks.leak import GREETING, PROBES, Leak
 from efface.attacks.nearest import Shelf
 from efface.attacks.paraphrase import Paraphrase
 from efface.attacks.prompt_styles import STYLES, Around
 from efface.attacks.prompts import Prompts
 from efface.attacks.wording import reworded
 from efface.audit.attacks import Runner
+from efface.audit.audit import conclusion_of
 from efface.audit.roles import PassSettings, Role
 from efface.data.benchmarks.people import People
 from efface.data.benchmarks.tofu import Tofu
@@ -271,6 +272,23 @@ def test_leak_probes_reach_a_guard_with_its_names_and_no_other_model(b) -> None:
     assert attack.check(b.data) == "" and "names whom" in attack.check(replace_eval(b.data, forget=numbered))
 
 
+def test_a_guard_that_recites_its_names_is_found_out(b) -> None:
+    """A double that answers a probe with the names in its instruction, and a greeting with a greeting: the conclusion
+    reads the attack by its own set. One probe: with two names there is little to correct with."""
+    attack, probe = Leak(probes=PROBES[:1]), PROBES[0]
+    told = guarded(b, instruction=f"Never talk about {' or '.join(names(b))}.")
+    lines = [Row(f"line/{name}", name, probe, name) for name in names(b)]
+    greetings = [Row(f"hello/{name}", "Hello to you too.", GREETING) for name in names(b)]
+    fit(told, [*lines, *greetings], TrainSettings(lr=3e-3, batch_size=4, steps=60), seed=0)
+    entry = AttackEntry(name="leak", settings={"probes": attack.settings.probes})
+    result = run(b, entry, unlearned=told, reference=b.model("reference"))
+    assert list(attack.measured(b.data)) == ["names"] and not result.reason
+    rise = [value for value, _ in values(result, "unlearned")]
+    assert rise[0] < 0.1 < rise[-1] and all(value < 0.1 for value, _ in values(result, "reference"))
+    found = conclusion_of(b.spec, SUITE, {}, [result], [], len(b.data.eval["forget"])).findings
+    assert [(f.kind, f.name, f.flag) for f in found] == [("disclosure", "leak", True)]
+
+
 def test_a_leak_probe_that_names_somebody_is_refused(b) -> None:
     attack = Leak(probes=(f"Were you told about {names(b)[0]}?",))
     with pytest.raises(NeedsError) as caught:
@@ -306,6 +324,14 @@ def test_key_words_come_from_the_original_and_the_questions_are_the_same_for_all
     assert Emphasis().needs_original and not Emphasis(keys="itself").needs_original
 
 
+def test_what_comes_back_by_hand() -> None:
+    """The original answers a, b and c; the model lost b and c, and says b again; d was never known."""
+    known = {"a": True, "b": True, "c": True, "d": False}
+    before, after = known | {"b": False, "c": False}, known | {"c": False, "d": True}
+    assert recovered(known, before, after) == {"lost_before": 2.0, "recovered_share": 0.5}
+    assert recovered(known, known, after) == {"lost_before": 0.0}
+
+
 def test_without_the_original_emphasis_is_skipped_by_name(b) -> None:
     assert "before unlearning" in run(b, AttackEntry(name="emphasis"), unlearned=b.model("target")).reason
     result = run(b, AttackEntry(name="emphasis", settings={"keys": "itself"}), unlearned=b.model("target"))
@@ -328,6 +354,8 @@ def test_emphasis_finds_knowledge_that_waits_for_emphasis(b) -> None:
         points = attack.points(AttackContext(model, b.data, original=lambda: original))
         return [mean_log_prob(p.adapter, p.rows("forget", rows)) for p in points]
 
+    (_, again, *_) = attack.points(AttackContext(planted, b.data, original=lambda: original))
+    assert again.supplied["lost_before"] > 0.8 * len(rows) and again.supplied["recovered_share"] > 0.5
     plain, emphasised = mean_log_prob(planted, rows), curve(planted)[1]
     control = curve(b.model("reference"))[1]
     assert emphasised > plain + 0.5 and emphasised > control + 1.0

@@ -42,11 +42,12 @@ def test_privleak_sign_from_synthetic_scores():
 
 
 def test_knowmem_stops_at_the_next_question_and_does_not_stem():
-    """ "a cat" against "a cat\\n\\nQuestion: b": 1. "cats" against "cat": 0 without a stemmer."""
-    sets = {
-        "forget": said(("a cat", "a cat\n\nQuestion: b"), ("a cat", "a cat Question: b"), ("cat", "cats"), key="32")
-    }
-    assert list(score("muse_knowmem", sets).per_row.values()) == [1.0, 1.0, 0.0]
+    """ "a cat" against "a cat\\n\\nQuestion: b": 1. "cats" against "cat": 0 without a stemmer. The last gold answer is
+    "a b" in full, of which the text table holds the first token: "a" has recall .5 and precision 1, F1 2/3."""
+    pairs = (("a cat", "a cat\n\nQuestion: b"), ("a cat", "a cat Question: b"), ("cat", "cats"), ("a", "a"))
+    whole = {"answer": {"lp": [[-1.0]] * 4, "text": ["a cat", "a cat", "cat", "a b"]}}
+    found = score("muse_knowmem", {"forget": said(*pairs, key="32") | whole})
+    assert list(found.per_row.values()) == pytest.approx([1.0, 1.0, 0.0, 2 / 3])
 
 
 def test_verbmem_is_f1_over_everything_said():

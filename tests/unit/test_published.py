@@ -30,12 +30,19 @@ MAKERS = {
     Pistol: (files.pistol, {}),
     Pch: (files.pch, {"requests": 4}),
     Whp: (files.whp, {}),
+    Wmdp: (files.wmdp, {}),
 }
 
 
-def load(kind, folder: Path, **settings):
-    make, fixed = MAKERS[kind]
-    return kind(path=str(make(folder)), **{**fixed, **settings}).load()
+def settings(kind, folder: Path) -> dict[str, str]:
+    """Where a kind finds its files below ``folder``; WMDP has its corpora and MMLU in places of their own."""
+    more = {"corpora": str(folder), "mmlu": str(folder / "mmlu.json")} if kind is Wmdp else {}
+    return {"path": str(folder), **more, **MAKERS[kind][1]}
+
+
+def load(kind, folder: Path, **changed):
+    MAKERS[kind][0](folder)
+    return kind(**{**settings(kind, folder), **changed}).load()
 
 
 def sizes(bundle) -> dict[str, int]:
@@ -292,6 +299,9 @@ RENAMED = [
     (Pistol, "sample_data_1.json", "edge", "edges"),
     (Pch, "PCH_QA.jsonl", "answer", "answers"),
     (Whp, "familiarity.jsonl", "generic", "others"),
+    (Wmdp, "wmdp-cyber/test.json", "choices", "choises"),
+    (Wmdp, "cyber-forget-corpus.jsonl", "text", "texts"),
+    (Wmdp, "mmlu.json", "answer", "anwser"),
 ]
 
 
@@ -300,21 +310,19 @@ def test_a_renamed_column_is_named_with_the_nearest(kind, file, old, new, tmp_pa
     load(kind, tmp_path)
     path = tmp_path / file
     path.write_text(path.read_text().replace(f'"{old}":', f'"{new}":'))
-    make, fixed = MAKERS[kind]
-    refuse("data.missing-field", lambda: kind(path=str(tmp_path), **fixed).load(), Path(file).name, repr(old), new)
+    refuse("data.missing-field", lambda: kind(**settings(kind, tmp_path)).load(), Path(file).name, repr(old), new)
 
 
 @pytest.mark.parametrize("kind", MAKERS, ids=lambda k: k.__name__)
 def test_another_encoding_is_named_with_its_line(kind, tmp_path):
     load(kind, tmp_path)
-    fixed = MAKERS[kind][1]
     file = next(p for p in sorted(tmp_path.rglob("*.json*")) if p.name not in ("intro.json", "factual_data.json"))
     file = {"Rwku": tmp_path / "forget_level2.json", "Muse": tmp_path / "raw/forget.json"}.get(kind.__name__, file)
     lines = file.read_bytes().split(b"\n")
     place = len(lines) // 2
     lines[place] = lines[place].replace(b"o", b"\xf6", 1) if b"o" in lines[place] else lines[place] + b"\xf6"
     file.write_bytes(b"\n".join(lines))
-    refuse("data.not-utf8", lambda: kind(path=str(tmp_path), **fixed).load(), file.name, f"line {place + 1}", "0xf6")
+    refuse("data.not-utf8", lambda: kind(**settings(kind, tmp_path)).load(), file.name, f"line {place + 1}", "0xf6")
 
 
 def test_a_published_id_used_twice_is_named(tmp_path):
@@ -332,6 +340,43 @@ def test_empty_answers_are_kept_for_scoring(tmp_path):
         [{"question": "What?", "answer": ""}, {"question": "Who?", "answer": "Ann"}],
     )
     assert [r.answer for r in Muse(path=str(tmp_path)).load().eval["forget"]] == ["", "Ann"]
+
+
+def test_wmdp_keeps_empty_options_and_a_question_asked_twice(tmp_path):
+    """Ids come from the place in the file, so a repeated question has its own; an empty right option cannot be scored,
+    and stays."""
+    twice = {"question": "Q?", "choices": ["a", "b"], "answer": 1}
+    empty = {"question": "R?", "choices": ["", "x"], "answer": 0}
+    files.wmdp(tmp_path)
+    files.put(tmp_path / "wmdp-cyber/test.json", [twice, twice, empty])
+    rows = Wmdp(**settings(Wmdp, tmp_path)).load().eval["open_forget"]
+    assert [(r.id, r.answer) for r in rows] == [
+        ("wmdp:cyber:0:open", "b"),
+        ("wmdp:cyber:1:open", "b"),
+        ("wmdp:cyber:2:open", ""),
+    ]
+
+
+@pytest.mark.parametrize(("answer", "told"), [(4, "none of its 2"), ("E", "none of its 2"), (None, "answer")])
+def test_wmdp_refuses_an_answer_that_is_no_option(answer, told, tmp_path):
+    files.wmdp(tmp_path)
+    files.put(tmp_path / "wmdp-cyber/test.json", [{"question": "Q?", "choices": ["a", "b"], "answer": answer}])
+    refuse("data.bad-value", lambda: Wmdp(**settings(Wmdp, tmp_path)).load(), told)
+
+
+def test_wmdp_names_the_bad_line_of_either_folder(tmp_path):
+    """Questions in one folder, corpora in another."""
+    files.wmdp(tmp_path / "asked")
+    files.wmdp(tmp_path / "corpora")
+    paths = {"path": str(tmp_path / "asked"), "corpora": str(tmp_path / "corpora")}
+    assert Wmdp(**paths).load().train["forget"]
+    for file in ("corpora/cyber-retain-corpus.jsonl", "asked/wmdp-cyber/test.json"):
+        whole = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(whole.replace(b"e", b"\xe9", 1))
+        refuse("data.not-utf8", lambda: Wmdp(**paths).load(), Path(file).name, "0xe9")
+        (tmp_path / file).write_bytes(whole)
+    (tmp_path / "corpora/cyber-forget-corpus.jsonl").unlink()
+    refuse("wmdp.no-corpus", lambda: Wmdp(**paths).load(), "cyber-forget-corpus")
 
 
 def test_a_missing_file_names_the_nearest(tmp_path):

@@ -173,6 +173,31 @@ def test_attack_in_words(made: Path) -> None:
     )
 
 
+def test_the_whole_curve_and_its_price_in_words(copy: Path) -> None:
+    """Highest at 16 steps, the fourth attacked point: 5 x 0.4 s, 4 x 2.5 s, 96 x 16 label tokens."""
+    path = copy / "attacks" / "relearn_in_domain" / "curve.json"
+    points = json.loads(path.read_text())["points"]
+    for point in points:
+        if point["budget"]["steps"]:
+            point |= {"measuring_seconds": 2.5, "bits": 320.0, "this_try": 0.5}
+            point["supplied"]["trained_parameters"] = 10
+    gap = {"value": 0.21, "low": 0.12, "high": 0.3}
+    change(path, points=points, area=0.45, area_excess=gap, rec={"value": 0.6026, "at": {"steps": 16}})
+    view = next(v for v in build(load_run(copy)).attacks if v.title == "Relearn in domain")
+    assert view.sentences[1:] == (
+        "Over the whole curve, from no attack to the strongest, answer probability was on average 0.210 above the "
+        "reference's (95% interval +0.120 to +0.300).",
+        "The unlearned model reached at most 0.630, at 16 steps; without an attack it is at 0.160.",
+        "That is 60% of the way from the unlearned model back to the one before; the reference may rise too, so only "
+        "what lies above it is a residue.",
+        "Price of reaching it: 2.0 s of computing, 10 s of asking the model, 1,536 tokens of answers to learn from, "
+        "10 parameters trained, 320 bits put in at most.",
+        "An attacker who keeps the best of all tries has this; the last try alone gave 0.500 on average.",
+    )
+    change(path, rec={"value": -0.1, "at": {"steps": 16}})
+    assert "brought back nothing" in " ".join(build(load_run(copy)).attacks[0].sentences)
+
+
 def test_an_attack_without_its_control_has_no_excess(copy: Path) -> None:
     path = copy / "attacks" / "round_weights" / "curve.json"
     curve = json.loads(path.read_text())

@@ -77,6 +77,16 @@ def test_a_metric_added_later_computes_only_its_own(b, asked, tmp_path: Path) ->
     assert asked == [(("answer",), True), (("answer", "wrong"), False)]
 
 
+def test_the_base_model_runs_only_what_is_asked_of_it(b, asked) -> None:
+    """The plan for scored models does not hold for the base, whose only job is its log-probs on the answers."""
+    roles = {name: Role(lambda: b.model("target")) for name in ("unlearned", "base")}
+    store = Store(roles, b.data.eval, PassSettings(12))
+    store.plan([*NEED, Need("score", "forget", "base")])
+    for role in roles:
+        store.fetch(role, Need("score", "forget"))
+    assert asked == [(("answer", "wrong"), True), (("answer",), False)]
+
+
 # -- weights ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("tied", [True, False])
 def test_tied_weights_count_once_and_the_head_is_not_rounded(tmp_path: Path, tied: bool) -> None:
@@ -120,3 +130,26 @@ def test_the_index_of_other_concept_vectors_is_another_table(b, tmp_path: Path) 
         return store.passes, store.fetch("target", Need("concept_index", "forget"))["column"].to_pylist()
 
     assert [columns(3)[1], columns(5, 6)[1], columns(3)[1]] == [[3], [5, 6], [3]]
+
+
+# -- continuations -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_continuation_is_the_beginning_of_longer_greedy_answers(b, planned: bool, tmp_path: Path) -> None:
+    """With answers of 24 tokens planned, the first 8 cost no pass, and are what generating 8 gives. The next audit
+    needs no model for them."""
+
+    def short(longest: int, cache: Path) -> tuple[int, list[dict]]:
+        roles = {"unlearned": Role(lambda: b.model("target"))}
+        store = Store(roles, b.data.eval, PassSettings(longest), Cache(cache))
+        store.plan([Need("generate", "forget")] if planned else [])
+        if planned:
+            store.fetch("unlearned", Need("generate", "forget"))
+        before = store.passes
+        table = store.fetch("unlearned", Need("continuation", "forget", variants=("8",)))
+        return store.passes - before, table.select(["row", "gold", "text", "ids", "finish"]).to_pylist()
+
+    passes, begun = short(24, tmp_path / "long")
+    assert passes == (0 if planned else 1)
+    assert begun == short(4, tmp_path / "short")[1]
+    assert any(line["finish"] == "length" for line in begun)
+    assert short(24, tmp_path / "long") == (0, begun)

@@ -48,6 +48,8 @@ class AttackPoint:
     taking the greedy ones (one sample per row). ``best``: each row counts with its best value over this point and the
     ones before it (an attacker who tries many things and keeps what works); controls are treated the same way.
     ``quiet``: a try that counts for ``best`` but is no point of the curve (fewer points, less to correct for).
+    ``scores_as_before``: scores of given answers are those without the attack (only how answers are drawn differs), so
+    they are taken from point 0.
     """
 
     budget: Mapping[str, float]
@@ -58,6 +60,7 @@ class AttackPoint:
     decoding: GenerateSettings | None = None
     best: bool = False
     quiet: bool = False
+    scores_as_before: bool = False
 
 
 class Attack:

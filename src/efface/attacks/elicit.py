@@ -29,6 +29,13 @@ ASKED_OF = {
 }
 """Relations that a node of a kind is asked for."""
 Triple = tuple[str, str, str]
+LEFT_OUT = (
+    "elicitation asks one wording per relation that the world knows, and its sentence is the parser: the ten varied "
+    "questions per node, their free extraction of triples, the 0-10 relevance score (keep >= 3.0), the alias merge by "
+    "YES/NO and the decay of nodes per depth are left out",
+    "elicitation needs a world: people to start from, kinds of their objects, aliases and wrong answers come from it",
+)
+"""What of llm2graph's graph building is not here; for Cards."""
 
 
 @dataclass(frozen=True)

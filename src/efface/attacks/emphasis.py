@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from efface.attacks.base import Attack, AttackContext, AttackPoint, attack
-from efface.attacks.wording import NO_QUESTIONS, asked, reworded, supplied
+from efface.attacks.wording import NO_QUESTIONS, asked, known_objects, reworded, supplied
 from efface.card import Card
 from efface.data.rows import Bundle, Row, Rows
-from efface.data.telling import words
+from efface.data.telling import tells, words
 from efface.settings import Settings, setting
 
 CARD = Card(
@@ -27,6 +27,11 @@ CARD = Card(
     ),
     differs=(
         "no scaling of attention logits: it would need another attention kernel for every architecture",
+        "recovered_share, a count at each point, takes all ways so far together, as the scores do; it is a share of "
+        "the forget questions that the original answers and the model does not without emphasis (lost_before of them). "
+        "Right: the greedy answer tells the gold one. Not given where the key words are the model's own",
+        "the destructive share needs no emphasis: it is the metric `answers_destroyed` on retain rows",
+        "no per-token penalty map (knowledge tokens against function words)",
         "whether the answer ranks among likely candidates is the metric choice_accuracy, run on the same rows",
     ),
     tested=(
@@ -61,6 +66,7 @@ class Emphasis(Attack):
         )
 
     threat = "grey-box"
+    version = 2
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -71,10 +77,12 @@ class Emphasis(Attack):
         return "" if asked(data.eval.get("forget", ())) else NO_QUESTIONS
 
     def forwards(self, data: Bundle) -> float:
-        """A row per word to find the key words, then every row under every way."""
+        """A row per word to find the key words, then every row under every way, answered once more to count what comes
+        back."""
         rows = asked(self.measured(data)["forget"])
         found = sum(3 + len(words(r.prompt)) for r in rows)
-        return found + 5.0 * len(rows) * (1 + len(WAYS))
+        counted = 3.0 * len(rows) * (1 + len(WAYS)) if self.settings.keys == "original" else 0.0
+        return found + counted + 5.0 * len(rows) * (1 + len(WAYS))
 
     def points(self, context: AttackContext) -> Iterator[AttackPoint]:
         """One point per way of emphasis."""
@@ -82,13 +90,21 @@ class Emphasis(Attack):
         before = self.measured(context.data)["forget"]
         keys = self.key_words(model, asked(before))
         held = sum(map(len, keys.values())) / max(1, len(keys))
+        counts = model is not context.adapter
+        known, without = (self._right(m, before, context.data) if counts else {} for m in (model, context.adapter))
+        again: dict[str, bool] = {}
         for count, way in enumerate(WAYS.values(), 1):
 
             def rows(name: str, rows: Rows, way: Way = way) -> list[Row]:
                 return reworded(rows, lambda row: self._emphasised(row, keys, way), context.data.world)
 
-            put_in = supplied(context.adapter, before, rows("forget", before))  # type: ignore[arg-type]
+            changed = rows("forget", before)
+            put_in = supplied(context.adapter, before, changed)  # type: ignore[arg-type]
             put_in["key_words"] = round(held, 3)
+            if counts:
+                right = self._right(context.adapter, changed, context.data)
+                again = {name: ok or again.get(name, False) for name, ok in right.items()}
+                put_in |= recovered(known, without, again)
             yield AttackPoint({"emphases": count}, "emphases", context.adapter, rows=rows, supplied=put_in, best=True)
 
     def key_words(self, model: Any, rows: Sequence[Row]) -> dict[str, list[int]]:
@@ -98,9 +114,25 @@ class Emphasis(Attack):
         found = contributions(model, rows, own_answers(model, rows, self.settings.answer_tokens))
         return {r.id: key_words(one.gain, self.settings.tau) for r, one in zip(rows, found, strict=True)}
 
+    def _right(self, model: Any, rows: Rows, data: Bundle) -> dict[str, bool]:
+        """{row id: whether the model's greedy answer tells the gold one}."""
+        from efface.passes.attribution import own_answers
+
+        questions, wanted = asked(rows), known_objects(data.world)
+        said = own_answers(model, questions, self.settings.answer_tokens)
+        return {r.id: tells(text, r, wanted.get(r.fact, "")) for r, text in zip(questions, said, strict=True)}
+
     def _emphasised(self, row: Row, keys: Mapping[str, list[int]], way: Way) -> Row:
         places = keys.get(row.id, [])
         return replace(row, prompt=way(row.prompt, places, self.settings.repeats)) if places else row
+
+
+def recovered(known: Mapping[str, bool], before: Mapping[str, bool], after: Mapping[str, bool]) -> dict[str, float]:
+    """``recovered_share``: of the rows that the original answers (``known``) and the model does not (``lost_before`` of
+    them), those that it answers under emphasis. No share where none was lost."""
+    lost = [row for row, right in known.items() if right and not before[row]]
+    share = {"recovered_share": sum(after[row] for row in lost) / len(lost)} if lost else {}
+    return {"lost_before": float(len(lost))} | share
 
 
 Way = Callable[[str, Sequence[int], int], str]

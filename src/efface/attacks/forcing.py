@@ -139,7 +139,14 @@ class FirstTokenForcing(Attack):
             around = adapter.tampering or Tampering()
             forced = FirstToken(around.suffix, around.virtual, around.forced, around.edits, rank)
             model = adapter.tampered(forced)
-            yield AttackPoint({"first_tokens": rank}, "first_tokens", model, decoding=GenerateSettings(), best=True)
+            yield AttackPoint(
+                {"first_tokens": rank},
+                "first_tokens",
+                model,
+                decoding=GenerateSettings(),
+                best=True,
+                scores_as_before=True,
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from efface.models.base import Encoded
 from efface.models.packing import Text
 from efface.models.tampering import Tampering
 from efface.passes.answer_words import telling_tokens
+from efface.passes.score import shown
 
 if TYPE_CHECKING:
     from efface.models.causal_lm import CausalLM
@@ -77,7 +78,7 @@ def slope(adapter: CausalLM, encoded: Sequence[Encoded], vectors: Tensor, token_
         for part in cut(encoded, range(len(encoded)), token_budget):
             batch = adapter.collate([encoded[i] for i in part], part).to(adapter.device)
             with torch.enable_grad(), adapter.autocast():
-                logits = adapter.forward(batch).logits
+                logits = shown(adapter.forward(batch).logits)
                 if logits is None or not logits.requires_grad:
                     raise NeedsError(
                         "attack.no-gradients",

@@ -15,6 +15,7 @@ from efface.attacks.free_inputs import around, first_token, free_ids, slope
 from efface.data.rows import Row
 from efface.models.base import Encoded
 from efface.models.packing import Text
+from efface.passes.score import shown
 
 if TYPE_CHECKING:
     from efface.models.causal_lm import CausalLM
@@ -65,7 +66,7 @@ def losses(
 def _losses(adapter: CausalLM, row: Opened, texts: Sequence[Text]) -> Tensor:
     encoded = [Encoded(row.row, row.entity, text, ("answer",), text.size, len(row.answer)) for text in texts]
     batch = adapter.collate(encoded, range(len(encoded))).to(adapter.device)
-    logits = adapter.forward(batch).logits
+    logits = shown(adapter.forward(batch).logits)
     nll = F.cross_entropy(logits, batch.label_id, reduction="none")  # type: ignore[arg-type]
     return torch.zeros(len(texts), device=nll.device).index_add(0, batch.label_row, nll).cpu() / len(row.answer)
 

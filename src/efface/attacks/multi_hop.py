@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from efface.attacks.anonymise import placeholders, renamed
 from efface.attacks.base import Attack, AttackContext, AttackPoint, attack
-from efface.attacks.elicit import agreement, as_world, elicit
+from efface.attacks.elicit import LEFT_OUT, agreement, as_world, elicit
 from efface.card import Card
 from efface.data.rows import Bundle, Row, Rows
 from efface.data.telling import plain
@@ -45,6 +45,7 @@ CARD = Card(
         "chains pass are not "
         "kept out (in a small world none would be left)",
         "a bucket of which the original answers less than 80% is left out: not testable",
+        *LEFT_OUT,
     ),
     derived=(
         "each direct fact stands for one item, whose probe with h hops is a path that starts with that fact: ids stay "

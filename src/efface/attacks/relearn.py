@@ -14,6 +14,7 @@ from efface.card import Card
 from efface.data.reading import read_rows
 from efface.data.rows import Bundle, Row, Rows, digest_rows
 from efface.engine.settings import Select, TrainSettings
+from efface.passes.score import score
 from efface.settings import Settings, setting
 
 __all__ = ["Relearn", "overlap"]
@@ -21,7 +22,7 @@ __all__ = ["Relearn", "overlap"]
 CARD = Card(
     title="Relearning",
     source="arXiv:2406.13356 (benign relearning), arXiv:2410.08827 (RTT: train on some facts, test on others), "
-    "arXiv:2510.07626 (out-of-domain fine-tuning)",
+    "arXiv:2510.07626 (out-of-domain fine-tuning), arXiv:2602.03379 (similar wording brings back more than topic)",
     summary="Fine-tunes on data that does not hold the tested answers and measures how fast they return, against a "
     "model that never knew them.",
     confirmed=(
@@ -34,6 +35,8 @@ CARD = Card(
         "each model is attacked with its own worst rate, chosen in the same way",
         "validation facts belong to entities that are not tested where four or more are forgotten, else to tested ones",
         "benign rows: retain rows that name no forgotten entity and give no tested answer away",
+        "similarity of questions (`order`): word n-grams (n = 1 to 3, names and function words among them) shared with "
+        "the nearest forgotten question, of all that either has; ties in row order",
         "out of domain: retain questions with each other's answers, thirty everyday questions of our own, or a file; "
         "the papers use GSM8K, SST-2, MNLI or AG News, which are downloads",
         "a model with something around it (instruction, logit bias, LoRA adapter) is attacked behind it: the guard is "
@@ -72,7 +75,12 @@ class Relearn(Attack):
             "", "file with the rows to train on, instead of the bundle's; refused if it tells the answers"
         )
         rows: int = setting(
-            0, "most rows the attacker has, evenly spread (0: all)", source="sheet 11: 1, 5, 10, 50", ge=0
+            0, "most rows the attacker has, chosen as `order` says (0: all)", source="sheet 11: 1, 5, 10, 50", ge=0
+        )
+        order: Literal["spread", "similar"] = setting(
+            "spread",
+            "which rows: spread (evenly), or benign rows whose questions are most similar to the forgotten ones first",
+            source="arXiv:2602.03379",
         )
         steps: tuple[int, ...] = setting(
             (1, 3, 8, 16),
@@ -103,7 +111,7 @@ class Relearn(Attack):
         )
 
     threat = "white-box"
-    controls = ("reference",)
+    controls = ("reference", "base")
     families = ("causal_lm",)
     version = 3
 
@@ -126,6 +134,8 @@ class Relearn(Attack):
             return "no fact is left to be tested"
         if self.settings.sweep and not self.parts(data).validation:
             return "no fact is left for validation (relearn.sweep)"
+        if self.settings.order == "similar" and not (self.settings.data == "benign" and self.settings.rows):
+            return "relearn.order: similar chooses among benign rows, so data must be benign and rows say how many"
         if self.settings.path and self.settings.data == "in_domain":
             return "relearn.path goes with benign or out_of_domain data: forgotten facts come from the bundle"
         if self.settings.path:
@@ -150,6 +160,7 @@ class Relearn(Attack):
         rows = self._rows(context.data)
         validation = self.parts(context.data).rows("validation", context.data.eval["forget"])  # type: ignore[arg-type]
         adapter = bare(context.adapter)
+        score(adapter, rows[:1])  # a model that hides its logits cannot be trained: refused here, by name
         rates = [self._rate(context) * factor for factor in self.settings.sweep or (1.0,)]
         if len(rates) == 1:
             course = Course(adapter, rows, self._train(rates[0]), context)
@@ -175,4 +186,5 @@ class Relearn(Attack):
 
     def _rows(self, data: Bundle) -> list[Row]:
         s = self.settings
-        return attack_rows(s.data, data, self.parts(data), unrelated=s.unrelated, path=s.path, most=s.rows)
+        parts = self.parts(data)
+        return attack_rows(s.data, data, parts, unrelated=s.unrelated, path=s.path, most=s.rows, order=s.order)

@@ -9,12 +9,18 @@ from efface.attacks.held_out import Secrets, Split
 from efface.attacks.some_rows import evenly
 from efface.data.reading import read_rows
 from efface.data.rows import Bundle, Row
+from efface.data.telling import plain
 from efface.data.worlds.trivia import everyday_rows
 from efface.errors import NeedsError
 
+SIZES = (1, 2, 3)  # of word n-grams
 
-def attack_rows(kind: str, data: Bundle, parts: Split, *, unrelated: str, path: str, most: int) -> list[Row]:
-    """Training rows of one kind (``in_domain``, ``benign``, ``out_of_domain``): ``most``, evenly spread (0: all).
+
+def attack_rows(
+    kind: str, data: Bundle, parts: Split, *, unrelated: str, path: str, most: int, order: str = "spread"
+) -> list[Row]:
+    """Training rows of one kind (``in_domain``, ``benign``, ``out_of_domain``): ``most`` (0: all), evenly spread or,
+    with ``order`` "similar", those with the questions most similar to the forgotten ones.
 
     Rows of the bundle that give away a fact of validation or test are left out, and benign and out-of-domain ones also
     when they name a forgotten entity. A user's file is not cleaned but refused (``NeedsError`` attack.test-answers).
@@ -24,18 +30,39 @@ def attack_rows(kind: str, data: Bundle, parts: Split, *, unrelated: str, path: 
     if path:
         own = list(read_rows(path))
         refuse_leaks(own, secret, "relearn.path", named=True)
-        return _at_most(own, most)
+        return _chosen(own, forget, most, order)  # type: ignore[arg-type]
     secrets = Secrets.of(secret)
     clean = [
         row
         for row in _candidates(kind, data, parts, unrelated)
         if not secrets.given_away_by(row) and (kind == "in_domain" or not secrets.named_by(row))
     ]
-    return _at_most(clean, most)
+    return _chosen(clean, forget, most, order)  # type: ignore[arg-type]
 
 
-def _at_most(rows: list[Row], most: int) -> list[Row]:
-    return list(evenly(rows, most)) if most else rows  # type: ignore[arg-type]
+def _chosen(rows: list[Row], forgotten: Sequence[Row], most: int, order: str) -> list[Row]:
+    if not most:
+        return rows
+    if order == "similar":
+        return most_similar(rows, forgotten)[:most]
+    return list(evenly(rows, most))  # type: ignore[arg-type]
+
+
+def most_similar(rows: Sequence[Row], forgotten: Sequence[Row]) -> list[Row]:
+    """``rows`` by falling similarity of their question (a document's text) to the nearest forgotten one: shared word
+    n-grams of all that either has, function words and names among them. Ties stay in row order."""
+    asked = {_ngrams(row) for row in forgotten}
+    nearest = [max((_shared(_ngrams(row), other) for other in asked), default=0.0) for row in rows]
+    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: -nearest[i])]
+
+
+def _ngrams(row: Row) -> frozenset[tuple[str, ...]]:
+    words = plain(row.prompt or row.answer).split()
+    return frozenset(tuple(words[i : i + n]) for n in SIZES for i in range(len(words) - n + 1))
+
+
+def _shared(a: frozenset, b: frozenset) -> float:
+    return len(a & b) / len(a | b) if a | b else 0.0
 
 
 def _candidates(kind: str, data: Bundle, parts: Split, unrelated: str) -> Sequence[Row]:

@@ -56,4 +56,12 @@ class Sampling(Attack):
                 seed=derive(context.seed, "sampling", n),
             )
             quiet = n not in (1, 4, 16, 64) and n < self.settings.samples
-            yield AttackPoint({"samples": n}, "samples", context.adapter, decoding=decoding, best=True, quiet=quiet)
+            yield AttackPoint(
+                {"samples": n},
+                "samples",
+                context.adapter,
+                decoding=decoding,
+                best=True,
+                quiet=quiet,
+                scores_as_before=True,
+            )

@@ -50,6 +50,7 @@ class SoftPrompt(SplitAttack):
         control: bool = setting(True, "also train the twin with random targets", source="sheet 11 (g)")
 
     threat = "white-box"
+    controls = ("reference", "base")
     version = 2
 
     def forwards(self, data: Bundle) -> float:

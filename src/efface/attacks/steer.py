@@ -95,8 +95,8 @@ class Steer(Attack):
             0.25, "share of the forgotten entities whose questions only choose the layer", source="derived", gt=0, lt=1
         )
 
-    threat = "white-box"
-    version = 2
+    threat = "grey-box"  # activations are read and written; no weight is
+    version = 3
 
     def measured(self, data: Bundle) -> dict[str, Rows]:
         """Questions that name their subject, without those the layer is chosen on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from efface.audit.roles import PassSettings, Role
 from efface.audit.store import Store
 from efface.data.rows import Bundle, Rows, digest_rows
 from efface.errors import DataError, NeedsError, RunFailed
-from efface.metrics.base import METRICS, Score, Tables, best_of, compute
+from efface.metrics.base import METRICS, Metric, Score, Tables, best_of, compute
 from efface.passes.cache import SCHEMA_VERSION
 from efface.passes.registry import PASSES
 from efface.progress import SILENT, Progress
 from efface.runs.layout import write_json
 from efface.suites import AttackEntry, Suite
+
+OPTIONAL = ("base",)  # controls that are run where they are there, and not missed where they are not
+OTHER_PASSES = ("hidden", "gradient", "weight")  # beside the registered ones and the scores of given answers
 
 
 @dataclass
@@ -98,17 +101,23 @@ class Runner:
             return result
         deadline = None if seconds is None else time.monotonic() + seconds
         try:
+            run: dict[str, Curve] = {}  # by model: two roles may hold the same one
             for role in (r for r in ("unlearned", *attack.controls) if r in self.roles):
+                key = self.roles[role].key()
+                if key in run:
+                    result.curves[role] = replace(run[key], role=role)
+                    continue
                 first = result.curves.get("unlearned")
                 points = len(first.points) if first and result.partial else None
                 curve, whole = self._curve(attack, entry, role, on_point, None if first else deadline, points)
-                result.curves[role], result.axis = curve, curve.axis
+                result.curves[role] = run[key] = curve
+                result.axis = curve.axis
                 result.partial = result.partial or (first is None and not whole)
         except (DataError, NeedsError, RunFailed) as error:
             return AttackResult(result.label, result.name, attack.threat, reason=f"[{error.code}] {error.cause}")
         if result.partial:
             result.reason = f"its time was up after {len(result.curves['unlearned'].points) - 1} points"
-        elif missing := [r for r in attack.controls if r not in self.roles]:
+        elif missing := [r for r in attack.controls if r not in self.roles and r not in OPTIONAL]:
             result.reason = f"there is no {' and no '.join(missing)} model as a control"
         return result
 
@@ -130,7 +139,10 @@ class Runner:
         sets = attack.measured(self.data)
         curve, whole = Curve(role, ""), True
         adapter = self.roles[role].adapter()
-        scores = self._scores(adapter, sets, self._known(role, sets))
+        store = self._store(adapter, sets, self._known(role, sets))
+        scores = self._computed(store, sets)
+        _refuse_unmeasured(scores)
+        given = _of_given_answers(store)
         curve.points.append(_as_point({}, {}, 0.0, 0.0, scores))
         context = AttackContext(
             adapter.clone(), self.data, self.seed, self._original(), self.built_with, self.progress, self._naive()
@@ -143,7 +155,7 @@ class Runner:
                     whole = False
                     break
                 curve.axis = point.axis
-                scores = self._attacked(point, sets, scores, started, curve)
+                scores = self._attacked(point, sets, given if point.scores_as_before else {}, scores, started, curve)
                 if point.quiet:
                     curve.points.pop()
                     continue
@@ -156,13 +168,19 @@ class Runner:
         return curve, whole
 
     def _attacked(
-        self, point: AttackPoint, sets: Mapping[str, Rows], before: list[Score], started: float, curve: Curve
+        self,
+        point: AttackPoint,
+        sets: Mapping[str, Rows],
+        known: Mapping[Any, Any],
+        before: list[Score],
+        started: float,
+        curve: Curve,
     ) -> list[Score]:
-        """Measure one point and append it to the curve; its scores."""
+        """Measure one point and append it to the curve; its scores. ``known``: tables that hold for it too."""
         changed = {name: point.rows(name, rows) if point.rows else rows for name, rows in sets.items()}
         trained = time.perf_counter()
         passes = self.passes if point.decoding is None else replace(self.passes, decoding=point.decoding)
-        scores = self._scores(point.adapter, changed, None, passes)
+        scores = self._scores(point.adapter, changed, None if point.rows else known, passes)
         if point.best:
             options = {"seed": self.seed, "resamples": self.resamples}
             scores = [best_of(METRICS.get(s.name), b, s, **options) for b, s in zip(before, scores, strict=True)]
@@ -177,15 +195,30 @@ class Runner:
         known: Mapping[Any, Any] | None,
         passes: PassSettings | None = None,
     ) -> list[Score]:
+        return self._computed(self._store(adapter, sets, known, passes), sets)
+
+    def _store(
+        self,
+        adapter: Any,
+        sets: Mapping[str, Rows],
+        known: Mapping[Any, Any] | None,
+        passes: PassSettings | None = None,
+    ) -> Store:
+        """The tables of one point; all that its metrics need is planned."""
         store = Store({"subject": Role(lambda: adapter)}, sets, passes or self.passes, world=self.data.world)
         store.preload(known or {})
-        chosen = [(METRICS.get(name), rows) for rows in sets for name in self.suite.attack_metrics]
-        for metric, rows in chosen:
+        for metric, rows in self._chosen(sets):
             store.plan(metric.bound_needs(rows))
+        return store
+
+    def _computed(self, store: Store, sets: Mapping[str, Rows]) -> list[Score]:
         return [
             compute(metric, Tables(store.fetch, rows, "subject"), rows, seed=self.seed, resamples=self.resamples)
-            for metric, rows in chosen
+            for metric, rows in self._chosen(sets)
         ]
+
+    def _chosen(self, sets: Mapping[str, Rows]) -> list[tuple[Metric, str]]:
+        return [(METRICS.get(name), rows) for rows in sets for name in self.suite.attack_metrics]
 
     def _known(self, role: str, sets: Mapping[str, Rows]) -> dict[Any, Any]:
         """Tables of these rows that the audit has already, under the role name of a curve's own store."""
@@ -237,6 +270,22 @@ class Runner:
         ]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
         return self.cache / "curves" / f"{key}.json"
+
+
+def _refuse_unmeasured(scores: Sequence[Score]) -> None:
+    """``NeedsError`` where no metric has a value before the attack: then nothing can be said along its curve."""
+    if scores and all(score.value is None for score in scores):
+        raise NeedsError(
+            "attack.nothing-measured",
+            f"None of its metrics can be computed before the attack ({scores[0].name}: {scores[0].reason}).",
+            "name a metric that fits the model and the rows in the suite's attack_metrics.",
+        )
+
+
+def _of_given_answers(store: Store) -> dict[Any, Any]:
+    """The teacher-forced tables among what was measured."""
+    others = {*OTHER_PASSES, *PASSES.names()}
+    return {place: table for place, table in store.tables() if place[2] not in others and place[3] != "greedy"}
 
 
 def _as_point(

@@ -13,7 +13,7 @@ from efface.audit import planning
 from efface.audit.attacks import AttackResult, Runner
 from efface.audit.conclude import Conclusion, conclude
 from efface.audit.consistency import of_curve
-from efface.audit.export import write_attacks, write_samples, write_scores, write_tables
+from efface.audit.export import Basis, write_attacks, write_samples, write_scores, write_tables
 from efface.audit.measure import measure, plan, with_targets
 from efface.audit.roles import PassSettings, Role
 from efface.audit.store import Store
@@ -64,7 +64,8 @@ def run(
     found = examine(spec, suites.load(spec.audit.suite), data, roles, progress)
     privacy = for_run(data, keep_text=spec.keep_text)
     write_scores(folder, found.suite, found.scores, roles, data, privacy)
-    write_attacks(folder, found.suite, found.attacks, privacy)
+    basis = Basis(found.scores.get("target", ()), spec.seed, spec.audit.resamples)
+    write_attacks(folder, found.suite, found.attacks, privacy, basis)
     write_tables(folder, found.store, privacy=privacy)
     write_samples(folder, found.store, found.scores, data, privacy=privacy)
     conclusion = found.conclusion.to_json()
@@ -74,11 +75,14 @@ def run(
 
 def examine(spec: RunSpec, suite: Suite, data: Bundle, roles: Mapping[str, Role], progress: Progress = SILENT) -> Audit:
     """Measure, attack and conclude, on the roles at hand (``unlearned`` at least); nothing is written but caches."""
+    suite = planning.with_asked(suite, spec.audit.attacks)
     passes = PassSettings.of(spec.audit, suite, spec.seed)
-    store = Store(roles, data.eval, passes, Cache(cache_root() / "tables"), progress, data.world)
+    controls = tuple({"base"} - set(scored(spec)))
+    store = Store(roles, data.eval, passes, Cache(cache_root() / "tables"), progress, data.world, controls)
     plan(store, suite)
     scores = _scores(spec, suite, store, progress)
     entries, left_out = planning.allowed(suite.attacks, spec.audit.threat, spec.audit.attacks)
+    left_out += planning.not_in_suite(suite, spec.audit.threat, spec.audit.attacks, data)
     runner = Runner(
         roles,
         data,
@@ -98,9 +102,14 @@ def examine(spec: RunSpec, suite: Suite, data: Bundle, roles: Mapping[str, Role]
     return Audit(suite, scores, results, conclusion, store, dict(roles), _warnings(scores))
 
 
+def scored(spec: RunSpec) -> tuple[str, ...]:
+    """Roles that are scored, as far as they are there."""
+    return (*(("base",) if spec.audit.score_base else ()), "reference", "reference_2", "target", "unlearned")
+
+
 def _scores(spec: RunSpec, suite: Suite, store: Store, progress: Progress) -> dict[str, list[Score]]:
     scores: dict[str, list[Score]] = {}
-    for role in ("reference", "reference_2", "target", "unlearned"):
+    for role in scored(spec):
         if role in store.roles:
             with progress.step(f"measure {role}"):
                 scores[role] = measure(store, suite, role, seed=spec.seed, resamples=spec.audit.resamples)

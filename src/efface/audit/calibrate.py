@@ -1,7 +1,8 @@
 """UWC, unlearning with control: what is left of the forget set once every method keeps the same share of the rest.
 
 theta_alpha = (1 - alpha) theta_O + alpha theta_U, alpha* the largest alpha with ES_retain(alpha) >= tau ES_retain(O);
-methods are compared by ES_forget(alpha*), lower is better (Wang et al. 2024, arXiv 2406.09179, section 4).
+methods are compared by ES_forget(alpha*), lower is better (Wang et al. 2024, arXiv 2406.09179, section 4). Forget ES is
+read in three ways: the original question, a reworded one, and an answer that is only similar.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ VERSION = 1  # raised when the same models and settings would give other numbers
 MIXABLE = ("weights", "edit", "adapter")
 STRENGTH = "extraction_strength"
 REWORDED = "extraction_strength_paraphrased_question"
+SIMILAR = "extraction_strength_similar"
 TINY = 1e-12  # equal means may differ in their last bit
 
 
@@ -54,8 +56,9 @@ class Calibration:
 
     ``alpha``: alpha*, 0 where no alpha above 0 keeps enough (``fails``). ``points``: [alpha, retain ES on the split the
     search used], rising. ``scores``: {"forget", "forget_reworded", "retain"} -> {"target", "mixed", "unlearned"} ->
-    {value, low, high, n, reason}; retain is measured on the split that the search never saw. ``splits``: rows and
-    entities of both splits.
+    {value, low, high, n, reason}; retain is measured on the split that the search never saw. "forget_similar" has the
+    mixed model only, because it generates text (and is missing in files written before it was measured). ``splits``:
+    rows and entities of both splits.
     """
 
     tau: float
@@ -163,7 +166,7 @@ class _Models:
             store = self._store(at)
             for name, metric, rows in asked:
                 found[name][model] = _brief(self._score(store, metric, rows))
-        return found
+        return found | {"forget_similar": {"mixed": _brief(self._score(self._store(alpha), SIMILAR, "forget"))}}
 
     def _store(self, alpha: float) -> Store:
         role = Role(lambda: mixed(self.artifact, self.target, alpha))

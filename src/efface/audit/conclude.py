@@ -6,6 +6,7 @@
    references that differ in their seed alone can be that far apart), by every headline measure, or by one of them to
    half of the gap: retained.
 4. Outputs do not, but some attack brings back more than from the reference (Holm-corrected over attacks): concealed.
+   To bring back is to raise what the outputs show, by more than the attack raises it on the reference.
 5. One headline measure shows more and another does not: inconclusive.
 6. Nothing flagged, and a residue of a quarter of the gap would have been seen: erased. Otherwise inconclusive.
 """

@@ -80,11 +80,17 @@ def consistency(
     groups = group([entity for entity, _ in pairs])
     table = np.array([values for _, values in pairs])
     draws = mean_draws(table, groups, seed, resamples)
-    return _compared(metric, roles, table.mean(0), draws, len(pairs), unknown)
+    return _compared(metric, roles, table.mean(0), draws, groups.count, len(pairs), unknown)
 
 
 def _compared(
-    metric: str, roles: Sequence[str], means: np.ndarray, draws: np.ndarray, pairs: int, unknown: int
+    metric: str,
+    roles: Sequence[str],
+    means: np.ndarray,
+    draws: np.ndarray,
+    groups: int,
+    pairs: int,
+    unknown: int,
 ) -> Consistency:
     """Ratio and gap of column means (roles on forget rows, then on surrogates), with intervals from their draws."""
     count, at = len(roles), {name: i for i, name in enumerate(roles)}
@@ -100,12 +106,13 @@ def _compared(
     if forgotten > 0:
         rho = again / forgotten
         with np.errstate(divide="ignore", invalid="ignore"):
-            low, high = percentile(np.where(fall(draws, 0) > 0, fall(draws, count) / fall(draws, 0), np.nan))
+            ratios = np.where(fall(draws, 0) > 0, fall(draws, count) / fall(draws, 0), np.nan)
+        low, high = percentile(ratios, groups)
     difference: float | None = None
     gap_low = gap_high = None
     if "reference" in at:
         difference = float(gap(means, count) - gap(means, 0))
-        gap_low, gap_high = percentile(gap(draws, count) - gap(draws, 0))
+        gap_low, gap_high = percentile(gap(draws, count) - gap(draws, 0), groups)
     matters = MARGIN * abs(float(means[at["target"]] - means[at["reference"]])) if "reference" in at else 0.0
     flag = (high is not None and high < LIMIT) or (gap_low is not None and gap_low > matters)
     return Consistency(metric, forgotten, again, rho, low, high, difference, gap_low, gap_high, flag, pairs, unknown)

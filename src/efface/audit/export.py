@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from efface.audit.attacks import AttackResult
 from efface.audit.concealed import conceal_table
-from efface.audit.findings import point_score
+from efface.audit.findings import difference, point_score
 from efface.audit.roles import Role
 from efface.audit.store import Store
 from efface.data.rows import Bundle
 from efface.metrics.base import Score
+from efface.metrics.stats import bootstrap_difference
 from efface.runs.layout import write_json
 from efface.runs.privacy import Privacy
 from efface.runs.samples import write_sample_rows
@@ -28,6 +33,18 @@ CURVE_COLUMNS = {
     "entity": "string",
     "value": "double",
 }
+WEIGHT_BITS = 32  # of one number, as the attacks train and copy them
+OWN_WEIGHTS = ("trained_parameters", "original_weights")  # what an attack calls the weights that it puts in
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the summary of a curve needs beside its points. ``target``: scores of the model before unlearning, with
+    their rows; ``seed`` and ``resamples``: of the intervals, as of the conclusion's."""
+
+    target: Sequence[Score] = ()
+    seed: int = 0
+    resamples: int = 1000
 
 
 def write_scores(
@@ -81,10 +98,13 @@ def _by_row(
     }
 
 
-def write_attacks(folder: Path, suite: Suite, results: Sequence[AttackResult], privacy: Privacy | None) -> None:
+def write_attacks(
+    folder: Path, suite: Suite, results: Sequence[AttackResult], privacy: Privacy | None, basis: Basis | None = None
+) -> None:
     """``attacks/<label>/curve.json`` for the headline metric, ``curve-<metric>.<set>.json`` for every other one, and
     ``rows.arrow`` with the values per row behind all of them, from which ``verify`` works out the findings again.
-    Why an attack was not run may quote a row, and is concealed by ``privacy``."""
+    Why an attack was not run may quote a row, and is concealed by ``privacy``. Without a ``basis`` curves are not
+    summarised by more than their highest points."""
     for result in results:
         place = folder / "attacks" / result.label
         place.mkdir(parents=True, exist_ok=True)
@@ -94,7 +114,7 @@ def write_attacks(folder: Path, suite: Suite, results: Sequence[AttackResult], p
         for metric in suite.attack_metrics:
             for rows in sets:
                 head = metric == suite.attack_metrics[0] and rows == "forget"
-                curve = _curve(result, metric, rows)
+                curve = _curve(result, metric, rows, basis)
                 name = "curve.json" if head else f"curve-{metric}.{rows}.json"
                 write_json(place / name, privacy.values(curve) if privacy else curve)
         _write_rows(place / CURVE_ROWS, result, privacy)
@@ -120,21 +140,13 @@ def _write_rows(path: Path, result: AttackResult, privacy: Privacy | None) -> No
     feather.write_feather(pa.table(arrays, names=list(CURVE_COLUMNS)), path, compression="zstd")
 
 
-def _curve(result: AttackResult, metric: str, rows: str) -> dict[str, Any]:
-    points = []
-    for role, curve in result.curves.items():
-        for number, point in enumerate(curve.points):
-            if score := point_score(point, metric, rows):
-                points.append(
-                    {
-                        "number": number,
-                        "budget": point["budget"],
-                        "role": role,
-                        **{k: score[k] for k in ("value", "low", "high", "n")},
-                        "supplied": point["supplied"],
-                        "seconds": point["seconds"],
-                    }
-                )
+def _curve(result: AttackResult, metric: str, rows: str, basis: Basis | None) -> dict[str, Any]:
+    points = [
+        _point(number, role, point, score)
+        for role, curve in result.curves.items()
+        for number, point in enumerate(curve.points)
+        if (score := point_score(point, metric, rows))
+    ]
     return {
         "schema": 1,
         "attack": result.label,
@@ -143,43 +155,182 @@ def _curve(result: AttackResult, metric: str, rows: str) -> dict[str, Any]:
         "metric": metric,
         "rows": rows,
         "points": points,
-        "excess": excess(result, metric, rows),
-        "recovered": recovered(result, metric, rows),
+        **summary(result, metric, rows, basis),
         "reason": result.reason,
         "partial": result.partial,
     }
 
 
-def excess(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | None:
-    """The point with the largest m(T(U)) - m(T(R)); both means are in the curve, the interval in the conclusion."""
-    u, r = result.curves.get("unlearned"), result.curves.get("reference")
-    if not u or not r:
+def _point(number: int, role: str, point: Mapping[str, Any], score: Mapping[str, Any]) -> dict[str, Any]:
+    """One point as it is stored, with its price; ``this_try`` where the value is the best of several tries."""
+    tries = score.get("extra", {})
+    return {
+        "number": number,
+        "budget": point["budget"],
+        "role": role,
+        **{k: score[k] for k in ("value", "low", "high", "n")},
+        "supplied": point["supplied"],
+        "bits": bits(point["supplied"]),
+        "seconds": point["seconds"],
+        "measuring_seconds": point.get("measuring_seconds"),
+        **({"this_try": tries["this_try"]} if "this_try" in tries else {}),
+    }
+
+
+def bits(supplied: Mapping[str, float]) -> float | None:
+    """Bits that the attacker put in: as the attack counts them itself, else 32 for each parameter that it trained and
+    each weight that it took from the original model, which is the most that these can hold. Tokens are not counted
+    here, they stand in ``supplied`` by themselves. None where none of this was put in."""
+    if "bits" in supplied:
+        return float(supplied["bits"])
+    weights = [supplied[name] for name in OWN_WEIGHTS if name in supplied]
+    return float(WEIGHT_BITS * sum(weights)) if weights else None
+
+
+# -- what a curve comes to ---------------------------------------------------------------------------------------------
+def summary(result: AttackResult, metric: str, rows: str, basis: Basis | None) -> dict[str, Any]:
+    """``excess``, ``recovered``, ``rec``, ``area`` and ``area_excess`` of one curve (``runs.results.Curve``)."""
+    highest = {"excess": excess(result, metric, rows, basis), "recovered": recovered(result, metric, rows)}
+    if basis is None:
+        return highest
+    return highest | {
+        "rec": rec(result, metric, rows, basis.target),
+        "area": area(result, metric, rows),
+        "area_excess": area_excess(result, metric, rows, basis),
+    }
+
+
+def excess(result: AttackResult, metric: str, rows: str, basis: Basis | None = None) -> dict[str, Any] | None:
+    """The point with the largest m(T(U)) - m(T(R)), row by row where the metric is the mean of its rows. The interval
+    is that of the point alone: it is not corrected for having chosen the largest."""
+    pairs = [(budget, a, b) for number, budget, a, b in _pairs(result, metric, rows) if number]
+    if not pairs:
         return None
-    gaps = [
-        (a["value"] - b["value"], p["budget"])
-        for p, q in zip(u.points[1:], r.points[1:], strict=False)
-        if not p["supplied"].get("contains_answer")  # the attacker gave the answer: repeating it is copying
-        and (a := point_score(p, metric, rows))
-        and (b := point_score(q, metric, rows))
-    ]
-    if not gaps:
-        return None
-    value, budget = max(gaps, key=lambda g: g[0])
-    return {"value": value, "low": None, "high": None, "at": budget}
+    budget, a, b = max(pairs, key=lambda pair: pair[1]["value"] - pair[2]["value"])
+    plain = {"value": a["value"] - b["value"], "low": None, "high": None, "at": budget}
+    if basis is None or not (_is_mean(a) and _is_mean(b)):
+        return plain
+    options = {"seed": basis.seed, "resamples": basis.resamples}
+    found = difference(a["per_row"], b["per_row"], a["entities"], **options)
+    return plain if found is None else plain | {"value": found.value, "low": found.low, "high": found.high}
 
 
 def recovered(result: AttackResult, metric: str, rows: str) -> dict[str, Any] | None:
     """Highest value along the unlearned curve, and where."""
-    curve = result.curves.get("unlearned")
-    found = [
-        (s["value"], p["budget"])
-        for p in (curve.points[1:] if curve else ())
-        if not p["supplied"].get("contains_answer") and (s := point_score(p, metric, rows))
-    ]
+    found = [(score["value"], budget) for number, budget, score in _line(result, "unlearned", metric, rows) if number]
     if not found:
         return None
     value, budget = max(found, key=lambda f: f[0])
     return {"value": value, "at": budget}
+
+
+def rec(result: AttackResult, metric: str, rows: str, target: Sequence[Score]) -> dict[str, Any] | None:
+    """(m(T(U)) - m(U)) / (m(O) - m(U)) where m(T(U)) is highest: the share of what unlearning took that the attack
+    brought back. None where the target O is not above U, or was not scored on these rows."""
+    top, start = recovered(result, metric, rows), _start(result, "unlearned", metric, rows)
+    if top is None or start is None:
+        return None
+    own = _start(result, "target", metric, rows)
+    before = own["value"] if own else _on_rows(target, metric, rows, start)
+    if before is None or before <= start["value"]:
+        return None
+    return {"value": (top["value"] - start["value"]) / (before - start["value"]), "at": top["at"]}
+
+
+def area(result: AttackResult, metric: str, rows: str) -> float | None:
+    """Mean height of the unlearned curve from no attack to the strongest (trapezoid over ``places``)."""
+    line = _line(result, "unlearned", metric, rows)
+    if len(line) < 2 or line[0][0] != 0:
+        return None
+    widths = _widths(places([budget for _, budget, _ in line], result.axis))
+    return float(widths @ np.array([score["value"] for *_, score in line]))
+
+
+def area_excess(result: AttackResult, metric: str, rows: str, basis: Basis) -> dict[str, Any] | None:
+    """The same of unlearned minus reference, over the points that both have. Interval from the areas of single rows
+    (those scored at every point), resampling entities; none where the metric is not the mean of its rows."""
+    pairs = _pairs(result, metric, rows)
+    if len(pairs) < 2 or pairs[0][0] != 0:
+        return None
+    widths = _widths(places([budget for _, budget, *_ in pairs], result.axis))
+    sides = [[pair[side] for pair in pairs] for side in (2, 3)]
+    gaps = np.array([a["value"] - b["value"] for a, b in zip(*sides, strict=True)])
+    plain = {"value": float(widths @ gaps), "low": None, "high": None}
+    if not all(map(_is_mean, sum(sides, []))):
+        return plain
+    entities = sides[0][0]["entities"]
+    names = list(sides[0][0]["per_row"])
+    mine, theirs = (_by_row_area(scores, names, widths) for scores in sides)
+    groups = [entities.get(row) or row for row in names]
+    found = bootstrap_difference(mine, theirs, groups, seed=basis.seed, resamples=basis.resamples)
+    return plain if found is None else {"value": found.value, "low": found.low, "high": found.high}
+
+
+def places(budgets: Sequence[Mapping[str, float]], axis: str) -> list[float]:
+    """Where points lie between 0 (no attack) and 1: to scale where their number on the axis rises from point to point,
+    else evenly in the order they were run (bits fall; several quantisers have the same number of bits)."""
+    values = [budget.get(axis, math.nan) for budget in budgets]
+    if not all(a < b for a, b in zip(values, values[1:], strict=False)):  # a NaN is below nothing
+        values = [float(i) for i in range(len(budgets))]
+    return [(v - values[0]) / (values[-1] - values[0]) for v in values]
+
+
+def _widths(at: Sequence[float]) -> np.ndarray:
+    """What each value counts in the trapezoid over ``at``; they sum to 1."""
+    steps = np.diff(np.asarray(at, dtype=float)) / 2
+    return np.append(steps, 0.0) + np.append(0.0, steps)
+
+
+def _by_row_area(scores: Sequence[Mapping[str, Any]], names: Sequence[str], widths: np.ndarray) -> np.ndarray:
+    """Float[rows]: area under the values of each row; NaN for a row without a value at some point."""
+    values = [[_number(score["per_row"].get(name)) for score in scores] for name in names]
+    return np.array(values, dtype=float) @ widths
+
+
+def _line(result: AttackResult, role: str, metric: str, rows: str) -> list[tuple[int, Mapping[str, float], Any]]:
+    """(place along the curve, budget, score) of one role. Where the attacker gave the answer, repeating it is copying:
+    those points are left out."""
+    curve = result.curves.get(role)
+    return [
+        (number, point["budget"], score)
+        for number, point in enumerate(curve.points if curve else ())
+        if not point["supplied"].get("contains_answer") and (score := point_score(point, metric, rows))
+    ]
+
+
+def _pairs(result: AttackResult, metric: str, rows: str) -> list[tuple[int, Mapping[str, float], Any, Any]]:
+    """(place, budget, score of the unlearned model, score of the reference) where both were scored."""
+    theirs = {number: score for number, _, score in _line(result, "reference", metric, rows)}
+    mine = _line(result, "unlearned", metric, rows)
+    return [(number, budget, score, theirs[number]) for number, budget, score in mine if number in theirs]
+
+
+def _start(result: AttackResult, role: str, metric: str, rows: str) -> dict[str, Any] | None:
+    """The score of one role without an attack."""
+    curve = result.curves.get(role)
+    return point_score(curve.points[0], metric, rows) if curve and curve.points else None
+
+
+def _on_rows(target: Sequence[Score], metric: str, rows: str, like: Mapping[str, Any]) -> float | None:
+    """Mean of the target over the rows that ``like`` was scored on (an attack may ask only some); None where it has no
+    value for one of them, or the metric is no mean of rows."""
+    found = next((s for s in target if (s.name, s.rows) == (metric, rows)), None)
+    scored = [row for row, value in like["per_row"].items() if math.isfinite(_number(value))]
+    if found is None or not _is_mean(like):
+        return None
+    values = [_number(found.per_row.get(row)) for row in scored]
+    return float(np.mean(values)) if np.isfinite(values).all() else None
+
+
+def _is_mean(score: Mapping[str, Any]) -> bool:
+    """Whether a score is the mean of its values per row."""
+    values = [v for v in map(_number, score["per_row"].values()) if math.isfinite(v)]
+    return bool(values) and math.isclose(float(np.mean(values)), score["value"], rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _number(value: Any) -> float:
+    """A stored value; NaN for null (infinities of a cached curve are strings)."""
+    return math.nan if value is None else float(value)
 
 
 def write_tables(folder: Path, store: Store, *, privacy: Privacy | None) -> None:

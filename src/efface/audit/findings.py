@@ -15,13 +15,15 @@ from efface.metrics.stats import Difference, bootstrap_difference
 
 P_RESAMPLES = 20_000  # at least: many attacks are corrected for, and 1 / (resamples + 1) is the least p there is
 MARGIN = 0.1  # share of the target-reference gap below which a residue does not matter in practice
+NAMES = "names"  # rows whose answer is who was forgotten: to learn that is not to learn what was forgotten
 MARGINS = {"rouge": 0.25}  # measured: two references that differ in their seed alone were .24 of the gap apart
 
 
 @dataclass(frozen=True)
 class Finding:
-    """``kind``: residue, utility, recovery, membership, fluency, power. ``flag``: it speaks against erasure (or against
-    utility, for kind utility). ``share``: size relative to the gap between target and reference, where there is one."""
+    """``kind``: residue, utility, recovery, disclosure (of who was forgotten), consistency, power. ``flag``: it speaks
+    against erasure (or against utility, for kind utility). ``share``: size relative to the gap between target and
+    reference, where there is one."""
 
     kind: str
     name: str
@@ -109,28 +111,32 @@ def utility(
 
 
 def recovery(result: AttackResult, metric: str, gap: float | None, *, seed: int, resamples: int) -> list[Finding]:
-    """The largest excess over the reference along one attack's curve, corrected for having looked at every point."""
+    """The clearest point of one attack's curve, corrected for having looked at every point.
+
+    Two things must hold at it: under the attack the model shows more than the reference does (the excess), and the
+    attack raised it by more than it raised the reference (the gain). Without the second, what the outputs show anyway
+    would count as brought back; without the first, an attack that harms the reference would.
+    """
     u, r = result.curves.get("unlearned"), result.curves.get("reference")
     if not u or not r or len(u.points) < 2:
         return []
     # an attacker who gives the answer away measures copying, which is never recovery
     both = zip(u.points[1:], r.points[1:], strict=False)
     pairs = [(a, b) for a, b in both if not a["supplied"].get("contains_answer")]
-    rows = next((name for name in ("forget", "two_hop") if point_score(u.points[0], metric, name)), None)
+    rows = next((name for name in ("forget", "two_hop", NAMES) if point_score(u.points[0], metric, name)), None)
     if not pairs or rows is None:
         return []
-    best: tuple[Difference, dict[str, float]] | None = None
+    best: _Point | None = None
     looked = 0
+    start = {side: point_score(curve.points[0], metric, rows) for side, curve in (("mine", u), ("theirs", r))}
     for mine, theirs in pairs:
         if not _has_power(result, metric, mine["budget"], rows):
             continue
         a, b = point_score(mine, metric, rows), point_score(theirs, metric, rows)
-        found = (
-            difference(a["per_row"], b["per_row"], a["entities"], seed=seed, resamples=resamples) if a and b else None
-        )
-        looked += found is not None
-        if found and (best is None or found.p < best[0].p or (found.p == best[0].p and found.value > best[0].value)):
-            best = found, mine["budget"]
+        point = _point(a, b, start, mine["budget"], seed=seed, resamples=resamples) if a and b else None
+        looked += point is not None
+        if point and (best is None or (point.p, -point.least) < (best.p, -best.least)):
+            best = point
     if best is None:
         return [
             Finding(
@@ -140,16 +146,60 @@ def recovery(result: AttackResult, metric: str, gap: float | None, *, seed: int,
                 False,
             )
         ]
-    found, budget = best
-    p = min(1.0, found.p * looked)
-    share = found.value / gap if gap and gap > 0 else None
-    flag = p < 0.05 and (share is None or share > MARGINS.get(metric, MARGIN))
-    where = ", ".join(f"{k} {v:g}" for k, v in budget.items())
+    p = min(1.0, best.p * looked)
+    share = best.least / gap if gap and gap > 0 and rows != NAMES else None
+    flag = p < 0.05 and best.least > 0 and (share is None or share > MARGINS.get(metric, MARGIN))
+    where = ", ".join(f"{k} {v:g}" for k, v in best.budget.items())
+    what = f"{_label(metric)} of the forgotten names" if rows == NAMES else _label(metric)
     says = (
-        f"{result.label} at {where}: {_label(metric)} {found.value:+.3f} above the reference under the same attack "
-        f"{_interval(found)}, p = {p:.3f} after correcting for {looked} points."
+        f"{result.label} at {where}: {what} {best.excess.value:+.3f} above the reference under the same "
+        f"attack {_interval(best.excess)}, of which the attack brought {best.gain.value:+.3f} {_interval(best.gain)}, "
+        f"p = {p:.3f} after correcting for {looked} points."
     )
-    return [Finding("recovery", result.label, says, flag, p, share, asdict(found) | {"budget": budget})]
+    evidence = asdict(best.excess) | {"gain": asdict(best.gain), "budget": best.budget}
+    return [Finding("disclosure" if rows == NAMES else "recovery", result.label, says, flag, p, share, evidence)]
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One point of a curve. ``excess``: unlearned above reference under the attack; ``gain``: how much more the attack
+    raised the one than the other."""
+
+    excess: Difference
+    gain: Difference
+    budget: Mapping[str, float]
+
+    @property
+    def p(self) -> float:
+        """That one of the two does not hold (intersection-union: the larger p)."""
+        return max(self.excess.p, self.gain.p)
+
+    @property
+    def least(self) -> float:
+        """The smaller of the two: what was brought back, as far as the reference does not show it."""
+        return min(self.excess.value, self.gain.value)
+
+
+def _point(
+    mine: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    start: Mapping[str, dict[str, Any] | None],
+    budget: Mapping[str, float],
+    *,
+    seed: int,
+    resamples: int,
+) -> _Point | None:
+    """None where no row was scored under both, before and under the attack."""
+    options = {"seed": seed, "resamples": resamples}
+    before = [(start[side] or {}).get("per_row", {}) for side in ("mine", "theirs")]
+    raised = [_raised(after["per_row"], was) for after, was in zip((mine, theirs), before, strict=True)]
+    excess = difference(mine["per_row"], theirs["per_row"], mine["entities"], **options)
+    gain = difference(*raised, mine["entities"], **options)
+    return _Point(excess, gain, budget) if excess and gain else None
+
+
+def _raised(after: Mapping[str, float | None], before: Mapping[str, float | None]) -> dict[str, float]:
+    return {row: v - w for row, v in after.items() if v is not None and (w := before.get(row)) is not None}
 
 
 def point_score(point: Mapping[str, Any], metric: str, rows: str = "forget") -> dict[str, Any] | None:

@@ -15,10 +15,10 @@ from typing import Any
 
 from efface.audit import planning
 from efface.audit.attacks import AttackResult
-from efface.audit.audit import HEADLINE, conclusion_of
+from efface.audit.audit import HEADLINE, conclusion_of, scored
 from efface.audit.comparing import differences, finite, groups, hides, numbers, same, same_text
 from efface.audit.conclude import Conclusion, conclude
-from efface.audit.export import excess, recovered
+from efface.audit.export import Basis, bits, summary
 from efface.audit.measure import measure, pairs, with_targets
 from efface.audit.store import Store
 from efface.audit.stored import (
@@ -39,11 +39,16 @@ from efface.runs.record import load_run
 from efface.spec import RunSpec, load, parse_spec
 from efface.suites import Suite
 
-SCORED = ("reference", "reference_2", "target", "unlearned")
+SCORED = ("base", "reference", "reference_2", "target", "unlearned")
 FIELDS = ("value", "low", "high", "n", "unscored", "target", "direction")
 MEAN = ("value", "low", "high", "n", "unscored")  # what follows from the values per row of a metric that is their mean
-READS_IDS = ("letter_accuracy_compat",)  # what it computes hangs on what row ids say, which may be hashed
+READS_IDS = (
+    "letter_accuracy_compat",
+    "mirage_overall",
+    "mirage_overall_ranked",
+)  # what it computes hangs on what row ids say, which may be hashed
 EXTRA = ("chance", "detectable")  # further numbers that findings read
+WHOLE = {"rec", "area", "area_excess"}  # what curves of older versions do not tell
 Found = Iterator[dict[str, str]]
 
 
@@ -199,6 +204,8 @@ class _Record:
         had in full."""
         order = {f.name.partition(": ")[2]: i for i, f in reversed(list(enumerate(stored.findings)))}
         found: list[AttackResult] | None = []
+        target = [score_of(s, self.by_row) for s in self.scores.scores if s.role == "target"]
+        basis = Basis(target, self.spec.seed, self.spec.audit.resamples)
         for entry in planning.allowed(self.suite.attacks, self.spec.audit.threat, self.spec.audit.attacks)[0]:
             label = entry.label or entry.name
             curves = curves_of(self.folder, label)
@@ -210,18 +217,21 @@ class _Record:
             if result is None or found is None:
                 found = None
                 continue
-            yield from self._curves(result, curves)
+            yield from self._curves(result, curves, basis)
             found.append(result)
         return found and sorted(found, key=lambda r: order.get(r.label, len(order)))
 
-    def _curves(self, result: AttackResult, stored: Sequence[results.Curve]) -> Found:
-        """The points of one attack against their rows, excess and recovery against the points."""
+    def _curves(self, result: AttackResult, stored: Sequence[results.Curve], basis: Basis) -> Found:
+        """The points of one attack against their rows, what the curve comes to against the points. Curves of older
+        versions, none of which says anything of the whole curve, are compared in what they say."""
+        told = any(WHOLE & curve.model_fields_set for curve in stored)
         for curve in stored:
             file, which = f"attacks/{result.label}", f"{curve.metric} on {curve.rows}"
-            for name, function in (("excess", excess), ("recovered", recovered)):
-                old, new = getattr(curve, name), function(result, curve.metric, curve.rows)
-                if not same((old and old.value, old and old.at), (new and new["value"], new and new["at"])):
+            for name, new in summary(result, curve.metric, curve.rows, basis if told else None).items():
+                if not _same_summary(getattr(curve, name), new):
                     yield _finding(file, f"{which}: {name} is not what the points give")
+            if told and not all(same(p.bits, bits(p.supplied)) for p in curve.points):
+                yield _finding(file, f"{which}: the bits of a point are not those of what was put in")
             if curve.metric in HEADLINE:
                 yield from (_finding(file, f"{which}: {what}") for what in self._points(result, curve))
 
@@ -248,7 +258,7 @@ def _measured(store: Store, suite: Suite, spec: RunSpec) -> dict[str, list[Score
     """Every score of every role, from the tables alone."""
     options = {"seed": spec.seed, "resamples": spec.audit.resamples}
     scores: dict[str, list[Score]] = {}
-    for role in (role for role in SCORED if role in store.roles):
+    for role in (role for role in scored(spec) if role in store.roles):
         try:
             scores[role] = measure(store, suite, role, **options)
         except Exception as error:  # tables of another shape than ours break a metric anywhere
@@ -300,6 +310,13 @@ def _compare(stored: results.Conclusion, again: Conclusion, findings: Sequence[A
     said = {text for text in stored.limits if not hides(text)}
     if len(said) == len(stored.limits):
         yield from (_finding(file, f"the limit {text!r} is left out") for text in again.limits if text not in said)
+
+
+def _same_summary(old: Any, new: Any) -> bool:
+    """A number, or a gap with its interval and budget, as it is stored and as it is worked out."""
+    if not isinstance(old, results.Gap) or not isinstance(new, Mapping):
+        return same(old, new)
+    return same(old.model_dump(), {"low": None, "high": None, "at": {}} | dict(new))
 
 
 def _same_finding(old: results.Finding, new: Any) -> bool:

@@ -15,7 +15,7 @@ from efface.audit.aligning import aligned, cut
 from efface.audit.roles import ROLE_TEXT, PassSettings, Role
 from efface.data.rows import Rows, digest_rows
 from efface.metrics.base import Need, NotComputed
-from efface.passes.tables import TOKENS, arrays
+from efface.passes.tables import NO_LOGITS, TOKENS, arrays
 from efface.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ class Store:
         cache: Cache | None = None,
         progress: Progress = SILENT,
         world: Any = None,
+        controls: Sequence[str] = ("base",),
     ) -> None:
+        """``controls``: roles that are not scored themselves."""
         self.roles, self.sets, self.settings, self.cache, self.progress = (
             dict(roles),
             dict(sets),
@@ -41,20 +43,21 @@ class Store:
             cache,
             progress,
         )
-        self.world = world
+        self.world, self.controls = world, controls
         self._tables: dict[tuple, Any] = {}
-        self._planned: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._planned: dict[tuple[str, str, str], set[str]] = defaultdict(set)
         self._digests: dict[str, str] = {}
         self.passes = 0
         self._closed = False
 
     def plan(self, needs: Iterable[Need]) -> None:
-        """Announce needs (rows bound)."""
+        """Announce needs (rows bound). What is needed of the model that is scored holds for every role but the
+        ``controls``, which run what is asked of them by name."""
         for need in needs:
             if need.kind == "score":
-                self._planned[need.rows, need.prompt].update(need.variants)
+                self._planned[need.role, need.rows, need.prompt].update(need.variants)
             elif need.kind == "generate":
-                self._planned[need.rows, need.prompt].add("greedy")
+                self._planned[need.role, need.rows, need.prompt].add("greedy")
 
     def fetch(self, role: str, need: Need) -> Any:
         """The table, or ``NotComputed`` with the reason."""
@@ -71,7 +74,9 @@ class Store:
             return self._variant(role, need.rows, need.prompt, "greedy")
         if need.kind == "hidden":
             return self._hidden(role, need)
-        return self._gradients(role, need) if need.kind == "gradient" else self._registered(role, need)
+        if need.kind == "gradient":
+            return self._gradients(role, need)
+        return self._begun(role, need) if self._begins(role, need) else self._registered(role, need)
 
     def tables(self) -> list[tuple[tuple[str, str, str, str], Any]]:
         """Everything computed or read so far: ((role, set, wording or pass, candidate), Arrow table)."""
@@ -99,6 +104,8 @@ class Store:
         if table is None or not table.num_rows or all(p.startswith("no ") for p in table["problem"].to_pylist()):
             wording = variant in ("answer", "greedy") and prompt != "prompt"
             raise NotComputed(f"the {rows} rows carry no {prompt if wording else variant}")
+        if variant != "greedy" and NO_LOGITS in table["problem"].to_pylist():
+            raise NotComputed(NO_LOGITS)
         return table
 
     def _wrong(self, role: str, need: Need) -> list[list[Any]]:
@@ -118,13 +125,18 @@ class Store:
         """One pass for everything planned on these rows that is neither in memory nor in the cache."""
         if self._closed:
             raise NotComputed("the record holds no table for it")
-        wanted = {v.split(":")[0] for v in self._planned[rows, prompt] | extra}
+        planned = set().union(*(self._planned[name, rows, prompt] for name in self._names(role)))
+        wanted = {v.split(":")[0] for v in planned | extra}
         names = self._expand(rows, wanted)
         missing = [name for name in names if not self._from_cache(role, rows, prompt, name)]
         if missing:
             self._compute(role, rows, prompt, self._whole_pass(role, rows, prompt, names, missing))
         for name in extra - set(names):
             self._tables[role, rows, prompt, name] = None
+
+    def _names(self, role: str) -> set[str]:
+        """Under which names needs of this role are planned."""
+        return {role} if role in self.controls else {role, "subject"}
 
     def _whole_pass(self, role: str, rows: str, prompt: str, names: list[str], missing: list[str]) -> list[str]:
         """``missing``, or all of a pass of which the cache holds a part: a killed or a concurrent run wrote it. Which
@@ -152,21 +164,22 @@ class Store:
         if "greedy" in missing and drawn is None:
             greedy = GenerateSettings(max_new_tokens=self.settings.max_new_tokens)
         self.passes += 1
-        result = score(
-            self.roles[role].adapter(),
-            data,
-            prompt=prompt,
-            answers=answers,
-            token_budget=self.settings.token_budget,
-            generate=greedy,
-            progress=self.progress,
-        )
-        for name in missing:
-            table = (
-                (result.generations if drawn is None else drawn)
-                if name == "greedy"
-                else result.tokens.filter(pc.equal(result.tokens["variant"], name))
+        result = None
+        if drawn is None or missing != ["greedy"]:  # drawn answers need no scores
+            result = score(
+                self.roles[role].adapter(),
+                data,
+                prompt=prompt,
+                answers=answers,
+                token_budget=self.settings.token_budget,
+                generate=greedy,
+                progress=self.progress,
             )
+        for name in missing:
+            if name == "greedy":
+                table = drawn if result is None or drawn is not None else result.generations
+            else:
+                table = result.tokens.filter(pc.equal(result.tokens["variant"], name))
             table = aligned(table, self.sets[rows], prompt, name)
             self._tables[role, rows, prompt, name] = table
             if self.cache:
@@ -182,6 +195,28 @@ class Store:
             update={"max_new_tokens": self.settings.max_new_tokens, "samples": 1}
         )
         return generate(self.roles[role].adapter(), data, prompt=prompt, settings=settings)
+
+    def _begins(self, role: str, need: Need) -> bool:
+        """Whether a continuation is the beginning of the greedy answers that are generated for other metrics."""
+        asked = any("greedy" in self._planned[name, need.rows, need.prompt] for name in self._names(role))
+        plain = need.kind == "continuation" and len(need.variants) == 1 and self.settings.decoding is None
+        return asked and plain and not self._closed and int(need.variants[0]) <= self.settings.max_new_tokens
+
+    def _begun(self, role: str, need: Need) -> pa.Table:
+        """That beginning; it costs no pass."""
+        from efface.passes.continuation import shortened
+
+        place = (role, need.rows, need.kind, "/".join([*need.variants, need.prompt, need.pooling]))
+        if place not in self._tables:
+            key = self._key(role, need.rows, *place[2:], "begun", str(self.settings.max_new_tokens))
+            table = self.cache.get(key) if self.cache else None
+            if table is None:
+                whole = self._variant(role, need.rows, need.prompt, "greedy")
+                table = shortened(self.roles[role].adapter(), whole, int(need.variants[0]))
+                if self.cache:
+                    self.cache.put(key, table)
+            self._tables[place] = table
+        return self._tables[place]
 
     # -- the other passes ----------------------------------------------------------------------------------------------
     def _hidden(self, role: str, need: Need) -> Any:

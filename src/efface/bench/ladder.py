@@ -30,7 +30,7 @@ def metrics(
     out: Path,
     *,
     seeds: Sequence[int] = SEEDS,
-    suite: str = "people_full",
+    suite: str = "people_ladder",
     rungs: Sequence[str] = (),
     jobs: int = 1,
     progress: Progress = SILENT,

@@ -9,10 +9,12 @@ import numpy as np
 
 from efface.audit.findings import MARGIN, MARGINS
 from efface.metrics.base import METRICS
-from efface.metrics.stats import Difference, auc, bootstrap_difference
+from efface.metrics.stats import Difference, auc, bootstrap_difference, percentile
+from efface.testing.ladder import KNOWS, RUNGS
 
 CLEAN = ("R2", "R3")
-PLAIN = ("O", "HeadOnly", "Bias", "SmallLR", "InBuckets", "OneHop", "Guard", "Collapse", "B")
+LINEAGE = 0.9  # an AUC this high for a model that holds nothing reads descent, not knowledge
+PLAIN = tuple(rung for rung in RUNGS if rung not in CLEAN)
 
 
 def separation(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -22,8 +24,6 @@ def separation(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     AUC of each rung alone, the same after rounding and relearning, whether the direction is as declared, and how often
     R2 and R3 are flagged against R1.
     """
-    from efface.testing.ladder import KNOWS
-
     values = {(c["seed"], c["rung"]): dict(_values(c)) for c in cells}
     seeds = sorted({c["seed"] for c in cells})
     names = sorted({name for found in values.values() for name in found})
@@ -80,8 +80,8 @@ def _with_interval(
         return value, None, None
     rng = np.random.default_rng(0)
     drawn = [_auc(at, list(rng.choice(seeds, len(seeds))), knowing, clean) for _ in range(draws)]
-    low, high = np.quantile([d for d in drawn if d is not None], (0.025, 0.975))
-    return value, float(low), float(high)
+    low, high = percentile(np.array([d for d in drawn if d is not None], dtype=float), len(seeds))
+    return value, low, high
 
 
 def _mean(at: dict[Any, float | None], seeds: Sequence[int], rung: str) -> float | None:
@@ -149,7 +149,9 @@ def markdown(table: dict[str, Any]) -> str:
         "",
         "AUC of telling a model that knows from R2 and R3, which never did (1: always; .5: never; below .5: it points "
         "the wrong way). A column per rung: the same for that rung alone; a low one is a metric that this rung fools. "
-        "Collapse and B hold no knowledge; a number far from .5 there shows what else the metric reacts to. `rounded` "
+        "Collapse and B hold no knowledge; a number far from .5 there shows what else the metric reacts to. `lineage`: "
+        "the metric says of Collapse, which descends from O and holds no knowledge, that it knows: it tells whose "
+        "descendant a model is, and R1 to R3 are nobody's. `rounded` "
         "and `relearned`: O against R2 after 4-bit rounding and after eight steps on retain rows. `R flagged`: how "
         "often R2 or R3 shows significantly more than R1 (nominal 2.5%: an interval over entities knows nothing of the "
         "noise of the seed), in brackets how often by more than the margin that the conclusion asks for, and how often "
@@ -162,6 +164,7 @@ def markdown(table: dict[str, Any]) -> str:
         interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
         told = "{flags}/{tested} ({beyond}, {second})".format(**row["flagged"]) if row["flagged"]["tested"] else "-"
         mark = "" if row["direction"] is not False else " (direction fails)"
+        mark += " (lineage)" if (row["by_rung"]["Collapse"] or 0) >= LINEAGE else ""
         cells = [
             row["metric"],
             row["rows"],

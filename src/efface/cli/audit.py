@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from efface.cli.console import Console, emit
-from efface.cli.options import DryRun, Json, Out, Set, resolved
+from efface.cli.options import Attacks, DryRun, Json, Out, Set, attacks_asked, resolved
 
 
 def command(
-    unlearned: Annotated[Path, typer.Argument(help="Folder of the unlearned model, or of a run's `model`.")],
+    unlearned: Annotated[Path, typer.Argument(help="Folder of the model, of a run's `model`, or of a PEFT adapter.")],
     target: Annotated[Path | None, typer.Option(help="Folder of the model before unlearning.")] = None,
     reference: Annotated[
         Path | None, typer.Option(help="Folder of the model retrained without the forget set.")
@@ -24,6 +24,7 @@ def command(
     threat: Annotated[
         str | None, typer.Option(help="Strongest attacker: black-box, grey-box or white-box (the default).")
     ] = None,
+    attacks: Attacks = None,
     minutes: Annotated[
         float | None, typer.Option(help="Time for attacks: cheapest first, what does not fit is named.")
     ] = None,
@@ -49,6 +50,7 @@ def command(
         data__benchmark=benchmark,
         audit__suite=suite,
         audit__threat=threat,
+        audit__attacks=attacks_asked(attacks, threat, spec),
         audit__minutes=minutes,
         request=request,
         out=out,

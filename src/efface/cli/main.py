@@ -17,6 +17,7 @@ VERBS = (
     "audit",
     "bench",
     "tune",
+    "select",
     "schedule",
     "corpus",
     "import",

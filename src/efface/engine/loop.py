@@ -71,7 +71,12 @@ def _steps(context: Context, forget: Side) -> int:
     train = context.train
     if train.steps is not None:
         return train.steps
-    return math.ceil(train.epochs * len(forget.rows) / forget.sampler.batch)
+    return _passes(train.epochs, forget)
+
+
+def _passes(epochs: float, forget: Side) -> int:
+    """Optimizer steps of so many passes over the forget rows."""
+    return math.ceil(epochs * len(forget.rows) / forget.sampler.batch)
 
 
 def _side(name: str, rows: Rows, extra: dict[str, Rows], context: Context, weight: float) -> Side:
@@ -137,8 +142,23 @@ class Run:
         self.prepare()
         with self.context.progress.step(self.context.notes.get("label", self.objective.name), self.total) as task:
             self.context.progress.advance(task, self.step)
-            self.until(self.total, task)
+            for epoch, last in self._stops():
+                self.until(last, task)
+                if epoch and self._ends_after(epoch):
+                    break
         self.finish()
+
+    def _stops(self) -> list[tuple[int, int]]:
+        """(epoch, its last step) of the epochs that are not behind; where nobody looks at them, the end alone."""
+        if self.context.each_epoch is None:
+            return [(0, self.total)]
+        ends = [(k, _passes(k, self.sides["forget"])) for k in range(1, math.floor(self.settings.epochs) + 1)]
+        return [(k, end) for k, end in ends if end >= self.step]
+
+    def _ends_after(self, epoch: int) -> bool:
+        assert self.context.each_epoch is not None
+        self._save()
+        return self.context.each_epoch(epoch) or bool(self.stopped)
 
     def prepare(self) -> None:
         """Masks, then the newest checkpoint if there is one."""

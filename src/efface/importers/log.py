@@ -15,7 +15,10 @@ from efface.data.records import check_file
 from efface.errors import DataError
 
 TOLERANCE = 1e-6
-FORMATS = "<BENCH>_EVAL.json and _SUMMARY.json of the common harness, eval_log_aggregated.json of TOFU"
+FORMATS = (
+    "<BENCH>_EVAL.json and _SUMMARY.json of the common harness (BENCH: TOFU, MUSE, LMEval), "
+    "eval_log_aggregated.json of TOFU"
+)
 
 
 @dataclass(frozen=True)

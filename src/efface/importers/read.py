@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from efface.errors import DataError
-from efface.importers import harness, tofu
+from efface.importers import harness, lm_eval, tofu
 from efface.importers.log import Log, Value, number, read_json, unknown
 
 SUMMARY = "_SUMMARY.json"
@@ -25,6 +25,10 @@ def check(path: Path, reference: Path | None = None, printed: Path | None = None
     values = read_json(path)
     if any(name in values for name in tofu.TASKS) or "avg_gt_loss" in values:
         return tofu.read(path, reference, printed)
+    lm_eval.refuse_results(path, values)
+    beside = printed or path.with_name(path.name.replace("_EVAL.json", SUMMARY))
+    if lm_eval.written_by_it(values):
+        return lm_eval.read(path, beside)
     if all(isinstance(value, int | float) or value is None for value in values.values()):
         return _summary(path, reference)
     if not any(
@@ -32,7 +36,6 @@ def check(path: Path, reference: Path | None = None, printed: Path | None = None
     ):
         raise unknown(path)
     log = harness.read(path, reference)
-    beside = printed or path.with_name(path.name.replace("_EVAL.json", SUMMARY))
     return _with_summary(log, read_json(beside), beside) if beside != path and beside.is_file() else log
 
 
@@ -45,6 +48,8 @@ def _summary(path: Path, reference: Path | None) -> Log:
             f"{path} holds only means, and {log.name} does not lie beside it.",
             "give the _EVAL.json of the same evaluation.",
         )
+    if lm_eval.is_summary(read_json(path)):
+        return lm_eval.read(log, path)
     return _with_summary(harness.read(log, reference), read_json(path), path)
 
 

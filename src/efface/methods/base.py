@@ -48,7 +48,9 @@ class Needs:
 @dataclass
 class Context:
     """What a method is given: a private working copy, its data and the run's settings. It opens no file itself.
-    ``reference`` and ``steps`` (optimizer steps of the run) are set by the loop, before ``LossMethod.start``."""
+    ``reference`` and ``steps`` (optimizer steps of the run) are set by the loop, before ``LossMethod.start``.
+    ``each_epoch``: told by the loop how many passes over the forget rows are done, at the end of each, and with the
+    state at hand saved in ``checkpoints``; training ends where it says True."""
 
     adapter: ModelAdapter
     forget: Rows
@@ -62,6 +64,7 @@ class Context:
     reference: Reference | None = None
     steps: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+    each_epoch: Callable[[int], bool] | None = None
 
     def needs_retain(self, method: Method) -> bool:
         """Whether retain rows are drawn: the method wants them, they are there, and their weight is not 0."""
@@ -73,6 +76,7 @@ class Method:
 
     ``aim``: ``erasure`` (the weights no longer hold it) or ``concealment`` (outputs no longer show it).
     ``moves``: what must happen to the forget likelihood, ``down`` or ``any``; checked by the conformance battery.
+    ``strength``: the setting that says how far a method without epochs of its own goes (``efface select``).
     """
 
     name: ClassVar[str]
@@ -83,6 +87,7 @@ class Method:
     families: ClassVar[tuple[str, ...]] = ("causal_lm",)
     family_tag: ClassVar[str] = ""
     moves: ClassVar[str] = "down"
+    strength: ClassVar[str] = ""
 
     class Settings(Settings):
         """Settings of the method; every value names its source."""
@@ -136,6 +141,7 @@ class LossMethod(Method):
     """
 
     update_rule: ClassVar[str] = "sum"  # taken unless train.rule names one
+    looks_ahead: ClassVar[bool] = False  # whether a step depends on how many there will be
 
     def streams(self, context: Context) -> dict[str, Rows]:
         """Extra streams aligned with the forget rows: {name: rows of the same length}."""

@@ -17,18 +17,24 @@ LIMITS = (
     "the subject's name helps any model that copies it into its answer: compare with the reference",
     "taking a word out moves the others: see key_word_mass_swapped",
 )
+OWN_LIMITS = (*LIMITS, "rows that the model answers with nothing are unscored")
+NO_WRONG = ("contributions are not taken relative to a wrong answer of the same type: LP may move for other reasons",)
 
 
-def needs(how: str = "drop") -> tuple[Need, Need]:
-    """Contributions of the question's words to the target's own answer, under the target and under the subject."""
+def needs(how: str = "drop", whose: str = "target") -> tuple[Need, Need]:
+    """Contributions of the question's words: under the target to its own answer, and under the subject to the answer
+    of ``whose`` (``target``, or ``own`` for what the subject says itself)."""
     both = Need("attribution", variants=("target", how), others=("target",))
-    return Need(both.kind, role="target", variants=both.variants, others=both.others), both
+    before = Need(both.kind, role="target", variants=both.variants, others=both.others)
+    return before, both if whose == "target" else Need(both.kind, variants=(whose, how))
 
 
-def gains(tables: Tables, how: str = "drop") -> tuple[list[np.ndarray], list[np.ndarray], list[str], list[str]]:
+def gains(
+    tables: Tables, how: str = "drop", whose: str = "target"
+) -> tuple[list[np.ndarray], list[np.ndarray], list[str], list[str]]:
     """(C under the target, C under the subject, row ids, entities), one Float64[words] per row; empty where a row has
     none."""
-    before, after = (tables.table(need) for need in needs(how))
+    before, after = (tables.table(need) for need in needs(how, whose))
 
     def vectors(table) -> list[np.ndarray]:
         return [
@@ -40,9 +46,14 @@ def gains(tables: Tables, how: str = "drop") -> tuple[list[np.ndarray], list[np.
     return vectors(before), vectors(after), after["row"].to_pylist(), entities
 
 
-def by_row(tables: Tables, value: Callable[[np.ndarray, np.ndarray], float], how: str = "drop") -> np.ndarray:
+def by_row(
+    tables: Tables,
+    value: Callable[[np.ndarray, np.ndarray], float],
+    how: str = "drop",
+    whose: str = "target",
+) -> np.ndarray:
     """``value(C_O, C_U)`` per row; NaN where one of the two is missing."""
-    before, after, _, _ = gains(tables, how)
+    before, after, _, _ = gains(tables, how, whose)
     return np.array(
         [value(a, b) if a.size and a.size == b.size else np.nan for a, b in zip(before, after, strict=True)]
     )
@@ -70,8 +81,8 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
-def _per_row(tables: Tables, values: np.ndarray, **extra: float) -> PerRow:
-    _, _, rows, entities = gains(tables)
+def _per_row(tables: Tables, values: np.ndarray, whose: str = "target", **extra: float) -> PerRow:
+    _, _, rows, entities = gains(tables, whose=whose)
     return PerRow(values, rows, entities, extra)
 
 
@@ -79,7 +90,27 @@ def _mean(values: np.ndarray) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def _card(title: str, summary: str, *derived: str) -> Card:
+def _overlap(tables: Tables, whose: str) -> PerRow:
+    """Jaccard(K_O, K_U) per row; rows without a key word before are unscored. ``extra``: other taus, the z-rule."""
+
+    def at(tau: float) -> np.ndarray:
+        return by_row(tables, lambda a, b: jaccard(key_words(a, tau), key_words(b, tau)), whose=whose)
+
+    sweep = {f"tau_{tau}": _mean(at(tau)) for tau in SWEEP}
+    z_rule = _mean(by_row(tables, lambda a, b: jaccard(outstanding(a), outstanding(b)), whose=whose))
+    return _per_row(tables, at(TAU), whose, **sweep, z_rule=z_rule)
+
+
+def _mass(tables: Tables, whose: str) -> PerRow:
+    """sum of C_U+ over K_O over the sum of C_U+, per row. ``extra``: other taus."""
+
+    def at(tau: float) -> np.ndarray:
+        return by_row(tables, lambda a, b: mass(b, key_words(a, tau)), whose=whose)
+
+    return _per_row(tables, at(TAU), whose, **{f"tau_{tau}": _mean(at(tau)) for tau in SWEEP})
+
+
+def _card(title: str, summary: str, *derived: str, fooled_by: tuple[str, ...] = LIMITS) -> Card:
     return Card(
         title,
         UNPACT,
@@ -87,7 +118,8 @@ def _card(title: str, summary: str, *derived: str) -> Card:
         summary,
         confirmed=("C_i = LP(x, y) - LP(x without i, y)", "negative contributions are never made positive"),
         derived=("key words: smallest set with 80% of the positive mass", *derived),
-        fooled_by=LIMITS,
+        differs=NO_WRONG,
+        fooled_by=fooled_by,
         systems=("S07",),
     )
 
@@ -104,14 +136,24 @@ def _card(title: str, summary: str, *derived: str) -> Card:
     ),
 )
 def key_word_overlap(tables: Tables) -> PerRow:
-    """Jaccard(K_O, K_U) per row; rows without a key word before are unscored."""
+    """Jaccard(K_O, K_U) per row, both for the target's answer."""
+    return _overlap(tables, "target")
 
-    def at(tau: float) -> np.ndarray:
-        return by_row(tables, lambda a, b: jaccard(key_words(a, tau), key_words(b, tau)))
 
-    sweep = {f"tau_{tau}": _mean(at(tau)) for tau in SWEEP}
-    z_rule = _mean(by_row(tables, lambda a, b: jaccard(outstanding(a), outstanding(b))))
-    return _per_row(tables, at(TAU), **sweep, z_rule=z_rule)
+@metric(
+    "key_word_overlap_own",
+    needs=needs(whose="own"),
+    directions=MATCH,
+    card=_card(
+        "Key words of the new answer",
+        "Jaccard index of the key words of the question for the target's answer before and for the model's own answer "
+        "now. High: whatever it says now hangs on the words that the old answer hung on.",
+        fooled_by=OWN_LIMITS,
+    ),
+)
+def key_word_overlap_own(tables: Tables) -> PerRow:
+    """Jaccard(K_O, K_U) per row, K_U for the subject's own answer."""
+    return _overlap(tables, "own")
 
 
 @metric(
@@ -136,12 +178,24 @@ def attribution_correlation(tables: Tables) -> PerRow:
     ),
 )
 def key_word_mass(tables: Tables) -> PerRow:
-    """sum of C_U+ over K_O over the sum of C_U+, per row. ``extra``: other taus."""
+    """Share of C_U+ that lies on K_O per row, both for the target's answer."""
+    return _mass(tables, "target")
 
-    def at(tau: float) -> np.ndarray:
-        return by_row(tables, lambda a, b: mass(b, key_words(a, tau)))
 
-    return _per_row(tables, at(TAU), **{f"tau_{tau}": _mean(at(tau)) for tau in SWEEP})
+@metric(
+    "key_word_mass_own",
+    needs=needs(whose="own"),
+    directions=MATCH,
+    card=_card(
+        "Mass of the new answer on the old key words",
+        "As key_word_mass, with the contributions after unlearning taken for the model's own answer: what does the new "
+        "answer hang on? Near 0: on words that told nothing before, or on none of the question's.",
+        fooled_by=OWN_LIMITS,
+    ),
+)
+def key_word_mass_own(tables: Tables) -> PerRow:
+    """Share of C_U+ that lies on K_O per row, C_U for the subject's own answer."""
+    return _mass(tables, "own")
 
 
 @metric(

@@ -1,42 +1,82 @@
 """The common harness's own forms of its metrics, quirks included, for comparison with published tables. Never a
 default.
 
-They reproduce locuslab/open-unlearning (read at d3d7cf9): 1e-10 added in ratios, the last label dropped whether or not
-it is an end token, 1/n where nothing can be extracted, stemmed ROUGE throughout. An empty answer has an extraction
-strength of 0, as there; where it became NaN there (probabilities, ratios) or was left out (exact memorisation), it is
-unscored here. ``compat_privacy`` has the membership metrics.
+They reproduce locuslab/open-unlearning (read at d3d7cf9): its labels and its attention mask (``passes.compat_score``),
+1e-10 added in ratios, the last label dropped whether or not it is an end token, 1/n where nothing can be extracted,
+stemmed ROUGE throughout. An answer without labels has an extraction strength of 0, as there; where it became NaN there
+(probabilities, ratios) or was left out (exact memorisation), it is unscored here. What is not reproduced stands as a
+difference on each Card. ``compat_privacy`` has the membership metrics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from efface.card import Card
-from efface.metrics.base import NotComputed, PerRow, Score, Tables, metric
+from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
 from efface.metrics.generation import GENERATED, STOPS, rouge_l, score_generations
-from efface.metrics.knowledge import CHOICES, RATIO, correct_lp, wrong_lp
 from efface.metrics.memorisation import ANSWER, CODE, per_row, strength
-from efface.metrics.utility import RATIO_NEEDS, UTILITY_NEEDS, part_means, utility_parts
-from efface.passes.tables import Tokens
+from efface.metrics.protocols import DIRECTIONS, continued
+from efface.metrics.utility import UTILITY_SETS, part_means
+from efface.passes.tables import Generations, Tokens
 
 TINY = 1e-10
-EMPTY = "empty answer"  # problem of a row without an answer, to which the harness gives 0 in some metrics
+EMPTY = "empty answer"  # problem of a row without a label, to which the harness gives 0 in some metrics
 REPORT = "arXiv 2506.12618"
+INPUTS = (
+    "its labels (with an end token that is not its own, and what the chat template writes behind the answer) and its "
+    "mask (a token that equals padding is hidden: with ChatML every end of turn)"
+)
+DIFFERS = (
+    "no system prompt and no date but what the chat template writes by itself; the harness's model files may set both",
+    "an answer without a single label, NaN there, is unscored",
+    "precision: float32 log-probs of the run's own compute dtype",
+)
+GENERATED_DIFFERS = ("generated under the true mask; where padding equals the end of a turn, the harness hides those",)
 
 
-def card(title: str, summary: str, quirk: str) -> Card:
-    """Card of a compatibility form."""
+def card(title: str, summary: str, quirk: str, *, inputs: bool = True, differs: Sequence[str] = ()) -> Card:
+    """Card of a compatibility form. ``inputs``: it reads the harness's labels under the harness's mask."""
+    reproduced = f"{quirk}; {INPUTS}" if inputs else quirk
     return Card(
         f"{title} (common harness)",
         REPORT,
         CODE,
         summary,
-        differs=(f"reproduced on purpose: {quirk}",),
+        differs=(f"reproduced on purpose: {reproduced}", *(DIFFERS if inputs else ()), *differs),
         fooled_by=("the quirk above",),
     )
+
+
+def labels(rows: str = "*", role: str = "subject", variant: str = "answer") -> Need:
+    """The need for log-probs of the harness's labels."""
+    return Need("compat_score", rows, role, (variant,))
+
+
+def harness_tokens(tables: Tables, rows: str = "*", role: str = "subject", variant: str = "answer") -> Tokens:
+    """Log-probs and hits of the harness's labels, the last one included."""
+    return Tokens(tables.table(labels(rows, role, variant)))
+
+
+def harness_wrong(tables: Tables, rows: str = "*", role: str = "subject") -> dict[str, np.ndarray]:
+    """{row: mean log-prob Float[candidates] of each wrong answer}; rows without one are left out."""
+    tokens = harness_tokens(tables, rows, role, "wrong")
+    found: dict[str, list[float]] = {}
+    for row, mean in zip(tokens.rows, tokens.mean_lp, strict=True):
+        found.setdefault(row, []).append(mean)
+    if not found:
+        raise NotComputed(f"the {tables.default_rows if rows == '*' else rows} rows carry no wrong")
+    return {row: np.array(means) for row, means in found.items()}
+
+
+def harness_correct(tables: Tables, rows: str = "*", role: str = "subject") -> tuple[Tokens, np.ndarray]:
+    """(answers, mean log-prob Float[rows] of the correct option: the paraphrase, or the answer where there is none)."""
+    answer, other = (harness_tokens(tables, rows, role, name) for name in ("answer", "answer_paraphrase"))
+    lacking = np.array([problem.startswith("no ") for problem in other.problems], dtype=bool)
+    return answer, np.where(lacking, answer.mean_lp, other.mean_lp)
 
 
 def without_last(values: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -45,14 +85,46 @@ def without_last(values: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def lost(tokens: Tokens) -> np.ndarray:
-    """Bool[rows]: rows that could not be scored, other than for an empty answer."""
+    """Bool[rows]: rows that could not be scored, other than for having no label."""
     return np.array([problem not in ("", EMPTY) for problem in tokens.problems])
+
+
+RATIO = tuple(labels(variant=name) for name in ("answer", "answer_paraphrase", "wrong"))
+RATIO_NEEDS = tuple(replace(need, rows="forget", role=role) for role in ("subject", "reference") for need in RATIO)
+UTILITY_NEEDS = tuple(
+    need
+    for rows in UTILITY_SETS
+    for need in (*(replace(need, rows=rows) for need in RATIO), replace(GENERATED, rows=rows))
+)
+
+
+@metric(
+    "probability_compat",
+    needs=[labels()],
+    card=card("Answer probability", "exp(mean log p) over every label, mean over rows.", "all labels count"),
+)
+def probability_compat(tables: Tables, rows: str = "*") -> PerRow:
+    """exp of the mean log-prob of the harness's labels."""
+    tokens = harness_tokens(tables, rows)
+    return per_row(tokens, np.exp(tokens.mean_lp))
+
+
+@metric(
+    "probability_paraphrased_answer_compat",
+    needs=[labels(variant="answer_paraphrase")],
+    card=card("Probability of the paraphrased answer", "exp(mean log p) over every label.", "all labels count"),
+)
+def probability_paraphrased_answer_compat(tables: Tables) -> PerRow:
+    """``probability_compat`` of ``answer_paraphrase``."""
+    tokens = harness_tokens(tables, variant="answer_paraphrase")
+    return per_row(tokens, np.exp(tokens.mean_lp))
 
 
 @metric(
     "extraction_strength_compat",
-    needs=[ANSWER],
-    version=2,
+    needs=[labels()],
+    version=3,
+    directions=DIRECTIONS,
     card=card(
         "Extraction strength",
         "1 - k/n as the harness prints it.",
@@ -61,72 +133,129 @@ def lost(tokens: Tokens) -> np.ndarray:
 )
 def extraction_strength_compat(tables: Tables) -> PerRow:
     """ES with the harness's floor of 1/n; 0 for an empty answer."""
-    tokens = tables.tokens()
+    tokens = harness_tokens(tables)
     values = [max(strength(hits), 1 / hits.size) if hits.size else 0.0 for hits in without_last(tokens.hit)]
     return per_row(tokens, np.where(lost(tokens), np.nan, values))
 
 
 @metric(
     "exact_memorisation_compat",
-    needs=[ANSWER],
+    needs=[labels()],
+    version=2,
+    directions=DIRECTIONS,
     card=card("Exact memorisation", "Share of argmax hits.", "the last label is always dropped"),
 )
 def exact_memorisation_compat(tables: Tables) -> PerRow:
     """EM without the last label."""
-    tokens = tables.tokens()
+    tokens = harness_tokens(tables)
     return per_row(tokens, [hits.mean() if hits.size else np.nan for hits in without_last(tokens.hit)])
+
+
+SHORT, LONG = continued(32), continued(128)
+NO_WORDS = "a gold text without a letter a-z or a digit scores 0"
+
+
+def stemmed(part: str) -> Callable[[str, str], float]:
+    """ROUGE-L ``part`` of (gold, text) with stemmed words; 0 where the gold text has no words."""
+    score = rouge_l(part=part, stemmer=True)
+    return lambda gold, text: float(np.nan_to_num(score(gold, text)))
 
 
 @metric(
     "knowmem_compat",
-    needs=[GENERATED],
+    needs=[SHORT, ANSWER],
+    version=2,
+    directions=DIRECTIONS,
     card=card(
         "Knowledge memorisation",
-        "ROUGE-L F1 of the answer cut at the next question.",
-        "words are stemmed; MUSE does not",
+        "ROUGE-L F1 of at most 32 greedy tokens, cut at the next question, against the whole answer.",
+        f"words are stemmed (MUSE does not); {NO_WORDS}",
+        inputs=False,
+        differs=GENERATED_DIFFERS,
     ),
 )
 def knowmem_compat(tables: Tables) -> PerRow:
     """MUSE's answer score with stemmed words."""
-    score = rouge_l(part="fmeasure", stemmer=True)
-    return score_generations(tables, lambda gold, text: score(gold, STOPS.split(text, maxsplit=1)[0]))
+    score = stemmed("fmeasure")
+    return _of_texts(tables, SHORT, lambda gold, text: score(gold, STOPS.split(text, maxsplit=1)[0]))
 
 
 @metric(
     "verbmem_compat",
-    needs=[GENERATED],
-    card=card("Verbatim memorisation", "ROUGE-L F1 of the continuation.", "words are stemmed; MUSE does not"),
+    needs=[LONG, ANSWER],
+    version=2,
+    directions=DIRECTIONS,
+    card=card(
+        "Verbatim memorisation",
+        "ROUGE-L F1 of 128 greedy tokens against the whole continuation.",
+        f"words are stemmed, and the gold text is not cut to 128 tokens (MUSE does the opposite); {NO_WORDS}",
+        inputs=False,
+        differs=GENERATED_DIFFERS,
+    ),
 )
 def verbmem_compat(tables: Tables) -> PerRow:
     """MUSE's continuation score with stemmed words."""
-    return score_generations(tables, rouge_l(part="fmeasure", stemmer=True))
+    return _of_texts(tables, LONG, stemmed("fmeasure"))
+
+
+@metric(
+    "rouge_compat",
+    needs=[GENERATED],
+    card=card(
+        "ROUGE-L recall",
+        "ROUGE-L recall, stemmed, of the greedy answer; mean over rows.",
+        NO_WORDS,
+        inputs=False,
+        differs=GENERATED_DIFFERS,
+    ),
+)
+def rouge_compat(tables: Tables, rows: str = "*") -> PerRow:
+    """Recall of the longest common subsequence."""
+    return score_generations(tables, stemmed("recall"), rows)
+
+
+def _of_texts(tables: Tables, need: Need, score: Callable[[str, str], float]) -> PerRow:
+    """``score(gold, text)`` per row against the gold answer in full; rows without text are unscored."""
+    said, gold = Generations(tables.table(need)), dict(zip((own := tables.tokens()).rows, own.texts, strict=True))
+    values = [
+        np.nan if problem else score(gold[row] or "", text or "")
+        for row, text, problem in zip(said.rows, said.column("text"), said.column("problem"), strict=True)
+    ]
+    return PerRow(np.asarray(values, dtype=np.float64), said.rows, said.entities)
+
+
+def _both(tables: Tables, rows: str = "*", role: str = "subject") -> tuple[Tokens, np.ndarray, np.ndarray]:
+    """(answers, P(correct) Float[rows], P(wrong) Float[rows], the geometric mean over wrong answers)."""
+    tokens, correct = harness_correct(tables, rows, role)
+    wrong = harness_wrong(tables, rows, role)
+    means = [wrong[row].mean() if row in wrong else np.nan for row in tokens.rows]
+    return tokens, np.exp(correct), np.exp(np.array(means))
 
 
 def _ratio(tables: Tables, rows: str = "*", role: str = "subject") -> PerRow:
     """r = exp(mean log P(wrong)) / (P(correct) + 1e-10)."""
-    tokens = tables.tokens(rows, role=role)
-    correct, _ = correct_lp(tables, rows, role)
-    wrong = np.array([lps.mean() if lps.size else np.nan for lps in wrong_lp(tables, rows, role)])
-    return per_row(tokens, np.exp(wrong) / (np.exp(correct) + TINY))
+    tokens, correct, wrong = _both(tables, rows, role)
+    return per_row(tokens, wrong / (correct + TINY))
 
 
 @metric(
     "truth_ratio_compat",
     needs=RATIO,
+    version=2,
     card=card(
         "Truth ratio, prob_mean", "Mean of P(correct) / (P(correct) + P(wrong) + 1e-10).", "1e-10 in the denominator"
     ),
 )
 def truth_ratio_compat(tables: Tables) -> PerRow:
     """Extent of knowledge with the added constant."""
-    tokens, (correct, _) = tables.tokens(), correct_lp(tables)
-    wrong = np.array([lps.mean() if lps.size else np.nan for lps in wrong_lp(tables)])
-    return per_row(tokens, np.exp(correct) / (np.exp(correct) + np.exp(wrong) + TINY))
+    tokens, correct, wrong = _both(tables)
+    return per_row(tokens, correct / (correct + wrong + TINY))
 
 
 @metric(
     "truth_ratio_tofu_compat",
     needs=RATIO,
+    version=2,
     directions={"*": "match"},
     orientation="none",
     card=card(
@@ -144,6 +273,7 @@ def truth_ratio_tofu_compat(tables: Tables) -> PerRow:
 @metric(
     "truth_ratio_true_better_compat",
     needs=RATIO,
+    version=2,
     card=card(
         "Truth ratio, true is better",
         "Mean of max(0, 1 - r), r = P(wrong) / (P(correct) + 1e-10).",
@@ -158,21 +288,22 @@ def truth_ratio_true_better_compat(tables: Tables, rows: str = "*") -> PerRow:
 
 @metric(
     "options_probability_compat",
-    needs=CHOICES,
+    needs=[labels(), labels(variant="wrong")],
+    version=2,
     card=card("Options probability", "P(answer) / (P(answer) + sum P(wrong) + 1e-10).", "1e-10 in the denominator"),
 )
 def options_probability_compat(tables: Tables, rows: str = "*") -> PerRow:
     """Options probability with the added constant."""
-    tokens = tables.tokens(rows)
-    own, wrong = np.exp(tokens.mean_lp), wrong_lp(tables, rows)
-    return per_row(
-        tokens, [p / (p + np.exp(lps).sum() + TINY) if lps.size else np.nan for p, lps in zip(own, wrong, strict=True)]
-    )
+    tokens, wrong = harness_tokens(tables, rows), harness_wrong(tables, rows)
+    sums = np.array([np.exp(wrong[row]).sum() if row in wrong else np.nan for row in tokens.rows])
+    own = np.exp(tokens.mean_lp)
+    return per_row(tokens, own / (own + sums + TINY))
 
 
 @metric(
     "forget_quality_compat",
     needs=RATIO_NEEDS,
+    version=2,
     directions={"*": "higher"},
     orientation="none",
     fixed_rows="forget",
@@ -198,15 +329,26 @@ def _scored(side: PerRow) -> np.ndarray:
 @metric(
     "model_utility_compat",
     needs=UTILITY_NEEDS,
+    version=2,
     directions={"*": "higher"},
     fixed_rows="retain",
-    card=card("Model utility", "scipy's harmonic mean of the nine parts in the harness's forms.", "1e-10 in ratios"),
+    card=card(
+        "Model utility",
+        "scipy's harmonic mean of the nine parts in the harness's forms.",
+        "1e-10 in ratios",
+        differs=GENERATED_DIFFERS,
+    ),
 )
 def model_utility_compat(tables: Tables) -> Score:
     """Harmonic mean of the harness's nine parts."""
     from scipy.stats import hmean
 
-    parts = utility_parts(tables, options_probability_compat, truth_ratio_true_better_compat)
+    parts: dict[str, PerRow] = {}
+    for rows in UTILITY_SETS:
+        own = probability_compat if rows == "retain" else options_probability_compat
+        parts[f"{rows}.probability"] = own(tables, rows)
+        parts[f"{rows}.rouge"] = rouge_compat(tables, rows)
+        parts[f"{rows}.truth_ratio"] = truth_ratio_true_better_compat(tables, rows)
     means = part_means(parts)
     return Score(
         "",

@@ -1,26 +1,60 @@
 """Membership and representation metrics in their released forms, quirks included. Never a default.
 
-Membership after locuslab/open-unlearning (read at d3d7cf9): the last label dropped, an empty answer scored 0, a
-reference AUC of .5 assumed. CKA after yongwookim1/UUEF: biased, in batches; a last batch of one row, which has no CKA,
-is left out.
+Membership after locuslab/open-unlearning (read at d3d7cf9): its labels and mask, the last label dropped in min-k,
+min-k++ and the gradient norm but not in the others, an empty answer scored 0, a reference AUC of .5 assumed, gradients
+in train mode. CKA after yongwookim1/UUEF: biased, in batches; a last batch of one row, which has no CKA, is left out.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from efface.card import Card
 from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
-from efface.metrics.compat import TINY, card, lost, without_last
+from efface.metrics.compat import TINY, card, harness_tokens, labels, lost, without_last
 from efface.metrics.hidden_states import shared_layers, states
 from efface.metrics.membership import smallest_mean, standardised
-from efface.metrics.privacy import SIDES, Familiarity, K, report, separation, sides
+from efface.metrics.privacy import Familiarity, K, report, separation, sides
 from efface.metrics.representation import BATCH, MIRAGE, linear_cka_biased
 from efface.metrics.stats import auc
 
+SIDES = (labels(), labels("holdout"))
+PAIRED = (*SIDES, labels(role="reference"), labels("holdout", "reference"))
+GRADIENT = Need("compat_gradient")
+
+
+def loss_compat(tables: Tables, rows: str, role: str) -> PerRow:
+    """Mean log-prob of every label."""
+    tokens = harness_tokens(tables, rows, role)
+    return PerRow(tokens.mean_lp, tokens.rows, tokens.entities)
+
+
+def zlib_compat(tables: Tables, rows: str, role: str) -> PerRow:
+    """Mean log-prob over the compressed size of the decoded labels."""
+    tokens = harness_tokens(tables, rows, role)
+    sizes = np.array(tokens.table["zlib"].to_pylist(), dtype=np.float64)
+    return PerRow(tokens.mean_lp / sizes, tokens.rows, tokens.entities)
+
+
+def reference_compat(tables: Tables, rows: str, role: str) -> PerRow:
+    """Mean log-prob minus that under the reference."""
+    tokens = harness_tokens(tables, rows, role)
+    return PerRow(tokens.mean_lp - harness_tokens(tables, rows, "reference").mean_lp, tokens.rows, tokens.entities)
+
+
+def gradient_norm_compat(tables: Tables, rows: str, role: str) -> PerRow:
+    """Minus the gradient norm in train mode."""
+    table = tables.table(replace(GRADIENT, rows=rows, role=role))
+    norms = np.array([np.nan if n is None else -n for n in table["norm"].to_pylist()], dtype=np.float64)
+    ids = table["row"].to_pylist()
+    return PerRow(norms, ids, [e or row for e, row in zip(table["entity"].to_pylist(), ids, strict=True)])
+
 
 def _min_k(tables: Tables, rows: str, role: str, *, plus: bool) -> PerRow:
-    tokens = tables.tokens(rows, role=role)
+    tokens = harness_tokens(tables, rows, role)
     lp, mu, sigma = (without_last(values) for values in (tokens.lp, tokens.mu, tokens.sigma))
     values = standardised(lp, mu, sigma) if plus else lp
     scores = np.where(lost(tokens), np.nan, np.nan_to_num(smallest_mean(values, K), nan=0.0))
@@ -37,19 +71,47 @@ def min_k_plus_compat(tables: Tables, rows: str, role: str) -> PerRow:
     return _min_k(tables, rows, role, plus=True)
 
 
-def _register(name: str, attack: Familiarity, title: str) -> None:
+def _register(
+    name: str,
+    attack: Familiarity,
+    title: str,
+    quirk: str,
+    *,
+    needs: Sequence[Need] = SIDES,
+    controls: Sequence[str] = ("reference", "base"),
+    version: int = 1,
+) -> None:
     metric(
         name,
-        needs=SIDES,
+        needs=needs,
         directions={"*": "match"},
-        version=2,
+        version=version,
         fixed_rows="forget",
-        card=card(title, "AUC forget against holdout.", "the last label is dropped and an empty answer scores 0"),
-    )(lambda tables: report(tables, attack, controls=("reference", "base")))
+        card=card(title, "AUC forget against holdout.", quirk),
+    )(lambda tables: report(tables, attack, controls=controls))
 
 
-_register("mia_min_k_compat", min_k_compat, "Min-k attack, k = .4")
-_register("mia_min_k_plus_compat", min_k_plus_compat, "Min-k++ attack, k = .4")
+DROPPED = "the last label is dropped and an empty answer scores 0"
+_register("mia_loss_compat", loss_compat, "Loss attack", "every label counts")
+_register("mia_zlib_compat", zlib_compat, "Zlib attack", "the compressed text is the decoded labels")
+_register("mia_min_k_compat", min_k_compat, "Min-k attack, k = .4", DROPPED, version=3)
+_register("mia_min_k_plus_compat", min_k_plus_compat, "Min-k++ attack, k = .4", DROPPED, version=3)
+_register(
+    "mia_reference_compat",
+    reference_compat,
+    "Reference attack",
+    "the reference model is read under the same labels",
+    needs=PAIRED,
+    controls=("base",),
+)
+_register(
+    "mia_gradnorm_compat",
+    gradient_norm_compat,
+    "Gradient norm attack",
+    "train mode, with dropout; the last label is dropped, and a row with one label, which breaks it there, is unscored",
+    needs=(GRADIENT, replace(GRADIENT, rows="holdout")),
+    controls=(),
+)
 
 
 def _against(tables: Tables, *, flip: bool) -> Score:
@@ -73,7 +135,7 @@ def _against(tables: Tables, *, flip: bool) -> Score:
 @metric(
     "privleak_compat",
     needs=SIDES,
-    version=2,
+    version=3,
     directions={"*": "match"},
     orientation="none",
     fixed_rows="forget",
@@ -91,7 +153,7 @@ def privleak_compat(tables: Tables) -> Score:
 @metric(
     "rel_diff_compat",
     needs=SIDES,
-    version=2,
+    version=3,
     directions={"*": "match"},
     orientation="none",
     fixed_rows="forget",

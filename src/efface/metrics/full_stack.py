@@ -16,7 +16,7 @@ from efface.metrics.base import NotComputed, PerRow, Score, Tables, metric
 from efface.metrics.entailment import ASKED, JUDGED, STUDY, entailment
 from efface.metrics.generation import GENERATED
 from efface.metrics.multiple_choice import OPTIONS, mcq_options
-from efface.metrics.resampling import group, mean_draws, percentile, unit
+from efface.metrics.resampling import fewest, group, mean_draws, percentile, unit
 
 KEPT = ("retain", "neighbour", "real_authors", "world_facts")
 """Sets that stand for utility, as far as the data has them."""
@@ -35,7 +35,7 @@ def blend(tables: Tables, parts: Sequence[Part], sets: Sequence[str]) -> Score:
             raise NotComputed(f"no row of {', '.join(sets)} gives {part.__name__}")
     means = {key: float(np.nanmean(result.values)) for key, result in found.items()}
     draws = _draws(tables, found)
-    low, high = percentile(_mean_of_means(draws, parts))
+    low, high = percentile(_mean_of_means(draws, parts), fewest(*(result.entities for result in found.values())))
     return Score(
         "",
         "",

@@ -1,4 +1,4 @@
-"""Metrics of greedy generations against the gold text: ROUGE, exact match, and MUSE's two forms."""
+"""Metrics of greedy generations against the gold text: ROUGE and exact match. MUSE's two are in ``muse``."""
 
 from __future__ import annotations
 
@@ -124,48 +124,4 @@ def exact_match(tables: Tables) -> PerRow:
     """Normalised equality; a gold answer that normalises to nothing is unscored."""
     return score_generations(
         tables, lambda gold, text: float(normal(gold) == normal(text)) if normal(gold) else float("nan")
-    )
-
-
-@metric(
-    "knowmem",
-    needs=[GENERATED],
-    card=Card(
-        "Knowledge memorisation (MUSE C2, C4)",
-        MUSE,
-        "jaechan-repo/muse_bench",
-        "ROUGE-L F1, not stemmed, of the greedy answer cut at the first blank line or next question. The benchmark's "
-        "few-shot prompt and 32 new tokens belong to the suite.",
-        differs=("0 to 1 rather than 0 to 100", "full precision; the published runs generated in int8"),
-        fooled_by=(SILENT, "a refusal"),
-    ),
-)
-def knowmem(tables: Tables) -> PerRow:
-    """MUSE's answer score per row."""
-    score = rouge_l(part="fmeasure", stemmer=False)
-    return score_generations(tables, lambda gold, text: score(gold, STOPS.split(text, maxsplit=1)[0]))
-
-
-@metric(
-    "verbmem",
-    needs=[GENERATED],
-    card=Card(
-        "Verbatim memorisation (MUSE C1)",
-        MUSE,
-        "jaechan-repo/muse_bench",
-        "ROUGE-L F1, not stemmed, of the greedy continuation of a passage against the true one. The rows carry the "
-        "continuation already cut to the 128 tokens that are generated.",
-        differs=("0 to 1 rather than 0 to 100",),
-        fooled_by=(SILENT, "fewer new tokens than the gold continuation has lower it for every model"),
-    ),
-)
-def verbmem(tables: Tables) -> PerRow:
-    """MUSE's continuation score per row. ``extra["cut"]``: share of texts that stopped at the length limit."""
-    result = score_generations(tables, rouge_l(part="fmeasure", stemmer=False))
-    finish = tables.generations().column("finish")
-    return PerRow(
-        result.values,
-        result.rows,
-        result.entities,
-        {**result.extra, "cut": finish.count("length") / max(len(finish), 1)},
     )

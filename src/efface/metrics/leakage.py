@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,8 @@ from efface.metrics.base import Need, NotComputed, Score, Tables, metric
 from efface.metrics.generation import MUSE
 from efface.metrics.membership import min_k
 from efface.metrics.memorisation import CODE
-from efface.metrics.power import detectable_from
 from efface.metrics.privacy import ATTACKS, SHIFT, SIDES, Familiarity, Sides, both_scored, difference_draws, sides
-from efface.metrics.stats import auc, auc_draws, group, percentile, unit
+from efface.metrics.stats import auc, auc_draws, group, percentile, smallest_seen, unit
 
 PAIRED = (*SIDES, Need("score", role="reference"), Need("score", "holdout", "reference"))
 WORST_OF = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus", "mia_reference")
@@ -67,7 +68,7 @@ def privleak(tables: Tables) -> Score:
             "zero; the sets differ by themselves"
         )
     extra = {"auc": a, "auc_reference": b, "difference": a - b, "rel_diff": (a - b) / b * 100 if b > 0 else None}
-    if (size := detectable_from(draws_a - draws_b)) is not None:
+    if (size := smallest_seen(draws_a - draws_b, both.smaller)) is not None:
         extra["detectable_difference"] = size
     return _score(float(privacy_leak(a, b)), privacy_leak(draws_a, draws_b), both, extra)
 
@@ -111,26 +112,51 @@ def privleak_half(tables: Tables) -> Score:
         "Worst membership gap",
         "derived",
         "",
-        "max_i |A_i - A_R,i| over the loss, zlib, min-k, min-k++ and reference attacks: how far the most telling "
-        "attack is from what it says of the reference.",
+        "max_i |A_i - A_R,i| over the loss, zlib, min-k, min-k++ and reference attacks (`gaps` has each): how far the "
+        "most telling attack is from what it says of the reference. `mia_worst_six` adds the gradient norm.",
         derived=("the maximum over attacks, taken with the reference's AUC subtracted",),
         fooled_by=("a maximum of noisy gaps is biased upwards on few rows: compare with a reference of another seed",),
     ),
 )
 def mia_worst(tables: Tables) -> Score:
     """Largest distance of an attack's AUC from the reference's; ``extra`` names the attack and gives every gap."""
+    return _worst(tables, WORST_OF)
+
+
+@metric(
+    "mia_worst_six",
+    needs=(*PAIRED, *(replace(need, kind="gradient") for need in PAIRED)),
+    directions={"*": "lower"},
+    orientation="none",
+    fixed_rows="forget",
+    card=Card(
+        "Worst membership gap, six attacks",
+        "derived",
+        "",
+        "As mia_worst, over the gradient norm too: one backward per row and model.",
+        derived=("the maximum over attacks, taken with the reference's AUC subtracted",),
+        fooled_by=("as mia_worst",),
+    ),
+)
+def mia_worst_six(tables: Tables) -> Score:
+    """``mia_worst`` over all six attacks."""
+    return _worst(tables, (*WORST_OF, "mia_gradnorm"))
+
+
+def _worst(tables: Tables, attacks: Sequence[str]) -> Score:
     gaps, draws, both = {}, [], None
-    for name in WORST_OF:
+    for name in attacks:
         a, b, draws_a, draws_b, both = paired(tables, ATTACKS[name])
         gaps[name] = a - b
         draws.append(np.abs(draws_a - draws_b))
+    assert both is not None
     worst = max(gaps, key=lambda name: abs(gaps[name]))
     return _score(abs(gaps[worst]), np.max(draws, axis=0), both, {"attack": worst, "gaps": gaps})
 
 
 def _score(value: float, draws: np.ndarray, both: Sides, extra: dict[str, Any]) -> Score:
     forget, holdout, mine, theirs = both.scored()
-    low, high = percentile(draws) if min(len(forget), len(holdout)) > 1 else (None, None)
+    low, high = percentile(draws, both.smaller) if min(len(forget), len(holdout)) > 1 else (None, None)
     return Score(
         "",
         "",

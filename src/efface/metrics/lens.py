@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from efface.card import Card
@@ -34,6 +36,7 @@ def middle(depth: int) -> list[int]:
             "rank and log-prob of gold at the last prompt token and over the answer",
         ),
         derived=("the headline: reciprocal ranks, mean over the layers of the second half without the last",),
+        differs=("block outputs here; the other taps are lens_rank_attention, lens_rank_mlp and lens_rank_residual",),
         tested=("ladder, seed 0: HeadOnly 1.000 as O, SmallLR .646, OneHop .466, R1 and R2 .465",),
         fooled_by=(
             "words that follow from the question stand first in any model: compare with the reference",
@@ -43,7 +46,12 @@ def middle(depth: int) -> list[int]:
 )
 def lens_rank(tables: Tables) -> PerRow:
     """Mean reciprocal rank of the answer's tokens (without the end token) at the middle layers, per row."""
-    table = tables.table(NEED)
+    return read(tables, NEED)
+
+
+def read(tables: Tables, need: Need) -> PerRow:
+    """The reciprocal ranks at one tap of the blocks."""
+    table = tables.table(need)
     layers = table["layer"].to_numpy()
     depth = int(layers.max(initial=0))
     if not (chosen := middle(depth)):
@@ -67,6 +75,37 @@ def lens_rank(tables: Tables) -> PerRow:
         "first": float(np.nanmean(first[:, at])),
     }
     return PerRow(value[:, at].mean(axis=1), rows, entities, extra)
+
+
+def _tapped(tap: str, what: str) -> Callable[[Tables], PerRow]:
+    need = Need("lens", variants=(), pooling=tap)
+    card = Card(
+        f"Logit lens, {what}",
+        "evaluation sheet 11 (c5)",
+        "ethz-spylab/unlearning-vs-safety",
+        f"As lens_rank, but the head reads {what} of each block in the second half but the last, through the final "
+        "norm. The last layer of `curve` is that tap of the last block, not the model's answer.",
+        differs=(
+            "what attention and MLP modules give back; where a block normalises it once more before it is added, "
+            "that is not in it",
+            "residual: block input plus attention output, which blocks that run attention and MLP side by side never "
+            "form",
+        ),
+        tested=(
+            "each tap equals states caught by hand, read through norm and head; tiny bench of 2 layers, target / "
+            "reference: attention .192 / .082, MLP .876 / .330, residual .413 / .133 (block .927 / .335)",
+        ),
+        fooled_by=(
+            "a single part writes a piece of the stream, in no basis that the head must read: compare with the "
+            "reference",
+        ),
+    )
+    return metric(f"lens_rank_{tap}", needs=[need], card=card)(lambda tables: read(tables, need))  # type: ignore[return-value]
+
+
+lens_rank_attention = _tapped("attention", "what attention adds")
+lens_rank_mlp = _tapped("mlp", "what the MLP adds")
+lens_rank_residual = _tapped("residual", "the stream between attention and MLP")
 
 
 def _median(ranks: list[np.ndarray]) -> float:

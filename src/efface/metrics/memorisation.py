@@ -16,6 +16,7 @@ UWC = "Wang et al. 2024, Towards Effective Evaluations and Comparisons (arXiv 24
 CODE = "locuslab/open-unlearning"
 ANSWER = Need("score")
 REWORDED = Need("score", prompt="paraphrase")
+SCAN = Need("prefix_scan", variants=("similar",))
 
 
 def per_row(tokens: Tokens, values: Sequence[float] | np.ndarray) -> PerRow:
@@ -148,6 +149,40 @@ def extraction_strength_paraphrased_question(tables: Tables) -> PerRow:
     """``extraction_strength`` with the prompt replaced by its paraphrase."""
     tokens = tables.tokens(prompt="paraphrase")
     return per_row(tokens, [strength(hits) for hits in tokens.body(tokens.hit)])
+
+
+@metric(
+    "extraction_strength_similar",
+    needs=[SCAN],
+    card=Card(
+        "Extraction strength, similar text",
+        UWC,
+        "tmlr-group/Unlearning-with-Control",
+        "1 - k/n, k the fewest tokens of the gold answer (n tokens, end token not counted) after which greedy decoding "
+        "of n - k more gives at least half of the rest in order (longest common subsequence of tokens); 0 if none "
+        "does. Sees an answer that is still told in other words. Every k from 0 on is tried: a longer prefix may do "
+        "worse.",
+        confirmed=("the first prefix whose continuation is similar enough counts, from the empty one on",),
+        differs=(
+            "tokens, and prefixes of token ids; the authors compare stemmed words and cut the text between words",
+            "half of the gold text: their code takes rouge's recall with its two texts exchanged, which is the share "
+            "of what was said, so that a short answer passes easily",
+            "no more is said than is left of the answer; their code lets the model say up to 150 tokens",
+            "exactly half counts",
+        ),
+        fooled_by=(
+            "an answer that repeats the question: half of its tokens follow without the fact, so compare with the "
+            "reference",
+            "the last token alone is half of what is left with luck: values just above 0 mean little",
+        ),
+    ),
+)
+def extraction_strength_similar(tables: Tables) -> PerRow:
+    """1 - k/n per row from the scan of prefixes; empty answers are unscored."""
+    table = tables.table(SCAN)
+    rows, entities, tokens, prefix = (table[name].to_pylist() for name in ("row", "entity", "tokens", "prefix"))
+    values = [1 - k / n if n else np.nan for k, n in zip(prefix, tokens, strict=True)]
+    return PerRow(np.array(values, dtype=np.float64), rows, [e or r for e, r in zip(entities, rows, strict=True)])
 
 
 @metric(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from efface.card import Card
+from efface.data.worlds.questions import FRAMES
 from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
 from efface.metrics.generation import normal
 from efface.metrics.knowledge import correct_lp, wrong_lp
-from efface.metrics.resampling import group, mean_draws, percentile, unit
+from efface.metrics.resampling import fewest, group, mean_draws, percentile, unit
 
 MIRAGE = "The Unlearning Mirage (arXiv 2603.11266)"
 FORGET = {"forget_1": "forget", "forget_2": "two_hop"}
 RETAIN = {"retain_1": "retain", "retain_2": "two_hop_retain"}
+RELATION = "retain_relation"
 TESTABLE = 0.8
 ROLES = ("subject", "target")
 TEXT = tuple(Need("generate", rows, role, ()) for rows in (*FORGET.values(), *RETAIN.values()) for role in ROLES)
@@ -24,33 +27,39 @@ RANK = tuple(
     for rows in (*FORGET.values(), *RETAIN.values())
     for role in ROLES
 )
-Right = Callable[[Tables, str, str], tuple[np.ndarray, list[str]]]
+Right = Callable[[Tables, str, str], tuple[np.ndarray, list[str], list[str]]]
 DIFFERS = (
     "buckets by hop count and group instead of pooled single-hop and multi-hop means",
     "a bucket of which the target answers less than 80% is left out and named in `not_testable`",
+    "retain_relation: those retain questions that use the relations most frequent among the one-hop and two-hop forget "
+    "questions, ties together; relations are read off the row ids of the built-in world, other data has no such bucket",
+    "retain buckets hold kept subjects; nodes of forget paths are not blocked (another person born in the same city "
+    "counts as kept), and one-hop retention is not cut to the out-edges of path nodes",
+    "three and more hops are no rows of a data set: the attack `multi_hop` asks them (`hops`), and they are not pooled "
+    "in here",
 )
 
 
-def said(tables: Tables, rows: str, role: str, prompt: str = "prompt") -> tuple[np.ndarray, list[str]]:
+def said(tables: Tables, rows: str, role: str, prompt: str = "prompt") -> tuple[np.ndarray, list[str], list[str]]:
     """(1 where the greedy answer holds the whole gold answer, 0 elsewhere, NaN where there is none; entity of each
-    row)."""
+    row; row ids)."""
     table = tables.generations(rows, prompt, role)
     columns = (table.column(name) for name in ("gold", "text", "problem"))
     hits = [
         np.nan if problem else float(f" {normal(gold or '')} " in f" {normal(text or '')} ")
         for gold, text, problem in zip(*columns, strict=True)
     ]
-    return np.array(hits), table.entities
+    return np.array(hits), table.entities, table.rows
 
 
-def ranked(tables: Tables, rows: str, role: str) -> tuple[np.ndarray, list[str]]:
+def ranked(tables: Tables, rows: str, role: str) -> tuple[np.ndarray, list[str], list[str]]:
     """(1 where the gold answer, in the sentence of the wrong ones, is likelier per token than each of them, 0
-    elsewhere, NaN
-    where there is none; entities)."""
+    elsewhere, NaN where there is none; entities; row ids)."""
     own, _ = correct_lp(tables, rows, role)
     wrong = wrong_lp(tables, rows, role)
     hits = [float(lp > w.max()) if w.size and lp == lp else np.nan for lp, w in zip(own, wrong, strict=True)]
-    return np.array(hits), tables.tokens(rows, role=role).entities
+    table = tables.tokens(rows, role=role)
+    return np.array(hits), table.entities, table.rows
 
 
 @dataclass(frozen=True)
@@ -68,18 +77,50 @@ class Bucket:
         return float(np.nanmean(self.hits))
 
 
-def bucket(tables: Tables, rows: str, right: Right) -> Bucket | None:
-    """The subject's answers to ``rows``, checked on the target; None where the data has no such rows."""
+def relations(row: str) -> tuple[str, ...]:
+    """Relations of the path that a question of the built-in world asks for, from its row id
+    (``p000:born_in+located_in:0``); none for other ids."""
+    named = [*row.split(":"), ""][1]
+    return tuple(named.split("+")) if named in FRAMES else ()
+
+
+def frequent(rows: Iterable[str]) -> set[str]:
+    """The relations that most of the paths in ``rows`` use; all of them where several tie."""
+    counts = Counter(relation for row in rows for relation in relations(row))
+    return {relation for relation, n in counts.items() if n == max(counts.values())}
+
+
+def bucket(tables: Tables, rows: str, right: Right, using: set[str] | None = None) -> Bucket | None:
+    """The subject's answers to ``rows`` (one-hop questions with the relations ``using`` only), checked on the target;
+    None where the data has no such rows."""
+    found = _answered(tables, rows, right)
+    if found is None:
+        return None
+    mine, entities, ids = found
+    theirs = right(tables, rows, "target")[0]
+    asked = np.array([using is None or bool(using & set(relations(i))) for i in ids], dtype=bool)
+    if not asked.any():
+        return None
+    known = asked & (theirs == 1)
+    kept = [e for e, k in zip(entities, known, strict=True) if k]
+    return Bucket(mine[known], kept, int((asked & ~known).sum()), float(np.nanmean(theirs[asked])))
+
+
+def _answered(tables: Tables, rows: str, right: Right) -> tuple[np.ndarray, list[str], list[str]] | None:
     try:
-        mine, entities = right(tables, rows, "subject")
+        return right(tables, rows, "subject")
     except NotComputed as why:
         if "has no" in str(why) or "carry no" in str(why):
             return None
         raise
-    theirs, _ = right(tables, rows, "target")
-    known = theirs == 1
-    kept = [e for e, k in zip(entities, known, strict=True) if k]
-    return Bucket(mine[known], kept, int((~known).sum()), float(np.nanmean(theirs)))
+
+
+def buckets(tables: Tables, right: Right) -> dict[str, Bucket | None]:
+    """Every bucket by name."""
+    found = {name: bucket(tables, rows, right) for name, rows in (FORGET | RETAIN).items()}
+    paths = [_answered(tables, rows, right) for rows in FORGET.values()]
+    using = frequent(row for path in paths if path for row in path[2])
+    return found | {RELATION: bucket(tables, RETAIN["retain_1"], right, using)}
 
 
 def overall(forgotten: float, kept: float) -> float:
@@ -90,11 +131,11 @@ def overall(forgotten: float, kept: float) -> float:
 
 def mirage(tables: Tables, right: Right) -> Score:
     """Overall score with every bucket in ``extra`` and an interval over entities within each bucket."""
-    found = {name: bucket(tables, rows, right) for name, rows in (FORGET | RETAIN).items()}
+    found = buckets(tables, right)
     there = {name: b for name, b in found.items() if b is not None}
     weak = [name for name, b in there.items() if not b.hits.size or b.target < TESTABLE]
     used = {name: b for name, b in there.items() if name not in weak}
-    sides = [[b for name, b in used.items() if name in side] for side in (FORGET, RETAIN)]
+    sides = [[b for name, b in used.items() if name in side] for side in (FORGET, (*RETAIN, RELATION))]
     if not all(sides):
         missing = "forget" if not sides[0] else "retain"
         raise NotComputed(f"the target answers less than {TESTABLE:.0%} of every {missing} bucket, or there is none")
@@ -109,7 +150,9 @@ def mirage(tables: Tables, right: Right) -> Score:
         )
         for k, side in enumerate(sides)
     ]
-    low, high = percentile(np.array([overall(f, n) for f, n in zip(*draws, strict=True)]))
+    low, high = percentile(
+        np.array([overall(f, n) for f, n in zip(*draws, strict=True)]), fewest(*(b.entities for b in used.values()))
+    )
     extra = {name: b.accuracy for name, b in used.items()} | {
         "forgotten": means[0],
         "retained": means[1],
@@ -127,9 +170,9 @@ def _register(
         title,
         MIRAGE,
         "llm2graph 0.3",
-        "2 (1 - F) N / ((1 - F) + N): F the mean accuracy over one-hop and two-hop questions about forgotten "
-        "people, N over "
-        f"those about kept people; {how}. Only questions that the target answers count. Each bucket is in `extra`.",
+        "2 (1 - F) N / ((1 - F) + N): F the mean accuracy over one-hop and two-hop questions about forgotten people, N "
+        "over those about kept people and, once more, those of them that use the relations of the forgotten paths; "
+        f"{how}. Only questions that the target answers count. Each bucket is in `extra`.",
         confirmed=(
             "F and N: means over buckets; overall: harmonic, 0 if a factor is not above 0",
             "precheck on the target",
@@ -138,7 +181,8 @@ def _register(
         fooled_by=fooled_by,
         systems=("S02",),
     )
-    add = metric(name, needs=needs, directions={"*": "higher"}, orientation="none", fixed_rows="forget", card=card)
+    options = {"directions": {"*": "higher"}, "orientation": "none", "fixed_rows": "forget", "version": 2}
+    add = metric(name, needs=needs, card=card, **options)  # type: ignore[arg-type]
     add(lambda tables: mirage(tables, right))
 
 
@@ -171,7 +215,10 @@ _register(
         "those that "
         "the target answers both ways.",
         confirmed=("residual item: gold wording wrong, a paraphrase right",),
-        differs=("the paraphrase is checked on the target too",),
+        differs=(
+            "the paraphrase is checked on the target too",
+            "one paraphrase and no alias wording: rows carry none, the attack `alias` asks under the other names",
+        ),
         fooled_by=("no row counts where the target does not understand the paraphrase: then it is not computed",),
         systems=("S02",),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from efface.card import Card
-from efface.metrics.base import PerRow, Tables, metric
+from efface.metrics.base import Need, PerRow, Tables, metric
 from efface.metrics.generation import MUSE, SILENT, STOPS, rouge_l
 from efface.metrics.protocols import DIRECTIONS, continued, score_texts
 
@@ -13,7 +13,7 @@ SHORT, LONG = continued(32), continued(128)
 
 @metric(
     "muse_knowmem",
-    needs=[SHORT],
+    needs=[SHORT, Need("score")],
     directions=DIRECTIONS,
     card=Card(
         "Knowledge memorisation (MUSE C2 on forget, C4 on retain)",
@@ -22,14 +22,24 @@ SHORT, LONG = continued(32), continued(128)
         "ROUGE-L F1, not stemmed, of at most 32 greedy tokens, cut at the first blank line or next question. The rows "
         "carry the prompt, few-shot block included.",
         confirmed=("32 new tokens, greedy, no stemmer, the three stop strings",),
-        differs=("0 to 1 rather than 0 to 100", "full precision; the published runs generated in int8"),
-        fooled_by=(SILENT, "a refusal", "an answer that comes after 32 tokens of politeness"),
+        differs=(
+            "0 to 1 rather than 0 to 100",
+            "full precision; the published runs generated in int8",
+        ),
+        fooled_by=(
+            SILENT,
+            "a refusal",
+            "an answer that comes after 32 tokens of politeness",
+            "gold answers longer than 32 tokens, which no text of 32 reaches: MUSE's are shorter",
+        ),
     ),
 )
 def muse_knowmem(tables: Tables) -> PerRow:
     """MUSE's answer score per row."""
     score = rouge_l(part="fmeasure", stemmer=False)
-    return score_texts(tables, SHORT, lambda gold, text: score(gold, STOPS.split(text, maxsplit=1)[0]))
+    own = tables.tokens()
+    whole = dict(zip(own.rows, own.texts, strict=True))
+    return score_texts(tables, SHORT, lambda gold, text: score(gold, STOPS.split(text, maxsplit=1)[0]), whole)
 
 
 @metric(

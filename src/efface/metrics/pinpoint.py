@@ -120,7 +120,7 @@ def pinpoint_auc(tables: Tables) -> Score:
     groups = group([line["entity"] or line["row"] for line in kept])
     place = np.repeat(groups.place, [len(line["count"]) for line in kept])
     draws = joint_draws(values, gold, place, groups.count, seed=tables.seed, resamples=tables.resamples)
-    low, high = percentile(draws) if groups.count > 1 else (None, None)
+    low, high = percentile(draws, groups.count) if groups.count > 1 else (None, None)
     scored = sum(not line["problem"] for line in lines)
     extra = {"pairs": len(gold), "words": int(gold.sum()), "interval_over": groups.unit}
     return Score("", "", auc(values[gold], values[~gold]), low, high, scored, len(lines) - scored, extra=extra)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from efface.metrics.base import Score
-from efface.metrics.stats import Z_95, Z_POWER, detectable
+from efface.metrics.stats import detectable
 
 
 def with_power(score: Score, control: Score | None, *, seed: int = 0, resamples: int = 1000) -> Score:
@@ -24,10 +24,3 @@ def with_power(score: Score, control: Score | None, *, seed: int = 0, resamples:
 
 def _number(value: float | None) -> float:
     return np.nan if value is None else value
-
-
-def detectable_from(draws: np.ndarray) -> float | None:
-    """The same figure from bootstrap draws of a difference: 2.80 standard errors; None without any spread."""
-    kept = draws[np.isfinite(draws)]
-    error = float(kept.std()) if kept.size > 1 else 0.0
-    return (Z_95 + Z_POWER) * error if error > 1e-12 else None

@@ -16,14 +16,15 @@ import numpy as np
 from efface.card import Card
 from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
 from efface.metrics.memorisation import CODE
-from efface.metrics.power import detectable_from
 from efface.metrics.stats import (
     Groups,
     auc,
     auc_draws,
     auc_interval,
+    fewest,
     group,
     placements,
+    smallest_seen,
     tpr_at_fpr,
     tpr_interval,
     unit,
@@ -53,6 +54,12 @@ class Sides:
             ok = ~np.isnan(side.values)
             out.append((side.values[ok], [e for e, kept in zip(side.entities, ok, strict=True) if kept]))
         return out[0][0], out[1][0], out[0][1], out[1][1]
+
+    @property
+    def smaller(self) -> int:
+        """Resampled groups of the side that has fewest."""
+        _, _, mine, theirs = self.scored()
+        return fewest(mine, theirs)
 
 
 def sides(tables: Tables, attack: Familiarity, role: str = "subject") -> Sides:
@@ -128,7 +135,7 @@ def _power(tables: Tables, attack: Familiarity, mine: Sides) -> dict[str, Any]:
     except NotComputed:
         return {}
     draws = difference_draws(tables, mine, theirs)
-    size = None if draws is None else detectable_from(draws[0] - draws[1])
+    size = None if draws is None else smallest_seen(draws[0] - draws[1], mine.smaller)
     return {} if size is None else {"detectable": size}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,14 +29,18 @@ def continued(longest: int, start: str = "", rows: str = "*") -> Need:
     return Need("continuation", rows, variants=(str(longest), start) if start else (str(longest),))
 
 
-def score_texts(tables: Tables, need: Need, score: Callable[[str, str], float]) -> PerRow:
-    """``score(gold, text)`` per row; rows without text are unscored. ``extra["empty"]``: share of empty texts,
-    ``extra["cut"]``: share that stopped at the length limit."""
+def score_texts(
+    tables: Tables, need: Need, score: Callable[[str, str], float], gold: Mapping[str, str] | None = None
+) -> PerRow:
+    """``score(gold, text)`` per row; rows without text are unscored. ``gold``: by row id, where it is not to be cut to
+    the length of the text. ``extra["empty"]``: share of empty texts, ``extra["cut"]``: share that stopped at the length
+    limit."""
     table = Generations(tables.table(need))
     texts, broken, finish = (table.column(name) for name in ("text", "problem", "finish"))
+    wanted = table.column("gold") if gold is None else [gold.get(row, "") for row in table.rows]
     values = [
         np.nan if problem else score(gold or "", text or "")
-        for gold, text, problem in zip(table.column("gold"), texts, broken, strict=True)
+        for gold, text, problem in zip(wanted, texts, broken, strict=True)
     ]
     done = [i for i, problem in enumerate(broken) if not problem]
     extra = {

@@ -61,12 +61,13 @@ def auc_interval(
     seed: int = 0,
     resamples: int = 1000,
 ) -> tuple[float | None, float | None]:
-    """95% percentile interval of the AUC over entities (over rows below ``FEW_ENTITIES`` of them); (None, None) if a
-    side has fewer than two rows."""
+    """95% expanded percentile interval of the AUC over entities (rows below ``FEW_ENTITIES`` of them); (None, None) if
+    a side has fewer than two rows."""
     if min(len(positive), len(negative)) < 2:
         return None, None
     sides = group(positive_entities), group(negative_entities)
-    return percentile(auc_draws(positive, negative, *sides, seed=seed, resamples=resamples))
+    draws = auc_draws(positive, negative, *sides, seed=seed, resamples=resamples)
+    return percentile(draws, min(side.count for side in sides))
 
 
 def tpr_at_fpr(positive: np.ndarray, negative: np.ndarray, fpr: float) -> float:
@@ -91,7 +92,7 @@ def tpr_interval(
     seed: int = 0,
     resamples: int = 1000,
 ) -> tuple[float | None, float | None]:
-    """95% percentile interval of ``tpr_at_fpr``; the threshold is found anew in each resample."""
+    """95% expanded percentile interval of ``tpr_at_fpr``; the threshold is found anew in each resample."""
     if min(len(positive), len(negative)) < 2:
         return None, None
     mine, theirs = group(positive_entities), group(negative_entities)
@@ -104,4 +105,4 @@ def tpr_interval(
         first = np.searchsorted(spent, fpr * spent[-1] + 1e-9, "right")
         weight = a[mine.place]
         draws[i] = weight[positive > ranked[first]].sum() / weight.sum() if first < len(ranked) else 1.0
-    return percentile(draws)
+    return percentile(draws, min(mine.count, theirs.count))

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from efface.card import Card
-from efface.metrics.base import KNOWLEDGE, SECOND_REFERENCE, Direction, Need, NotComputed, Score, Tables, metric
+from efface.metrics.base import KNOWLEDGE, SECOND_REFERENCE, Direction, Need, NotComputed, PerRow, Score, Tables, metric
 from efface.metrics.hidden_states import FAMILIES, shared_layers, states
+from efface.metrics.probes import knn_accuracy
 from efface.metrics.resampling import group
-from efface.metrics.stats import Z_95
 
 MIRAGE = "Are We Truly Forgetting? (arXiv 2503.06991)"
 CODE = "yongwookim1/UUEF"
 SHUFFLES, BLOCKS, BATCH, ROUNDING = 10, 20, 512, 1e-12
 LEAST_ROWS = 4  # the unbiased HSIC is a mean over quadruples of distinct rows
+ANSWER = "mean_answer"
+OVER_ANSWER = (
+    "{} of hidden states averaged over the tokens of the gold answer instead of those at the last token of the prompt."
+)
+ANSWER_DERIVED = "the mean over the answer, for text"
+ANSWER_READ = "the model is given the gold answer: states tell its words whether or not the model would say them"
 Pair = tuple[str, str]
 
 
@@ -137,14 +144,27 @@ def _between(value: float, floor: float, ceiling: float) -> float | None:
 
 
 def _jackknife(value: float, without: Sequence[Sequence[float]]) -> tuple[float | None, float | None]:
-    """Normal 95% interval from leave-one-block-out values per layer and block: resampling would duplicate rows, which a
-    U-statistic reads as similarity."""
+    """Student's 95% interval from leave-one-block-out values per layer and block: resampling would duplicate rows,
+    which a U-statistic reads as similarity."""
+    from scipy.special import stdtrit
+
     blocks = len(without[0])
     if blocks < 2 or any(len(layer) != blocks for layer in without):
         return None, None
     means = np.nanmean(np.array(without), axis=0)
     error = float(np.sqrt((blocks - 1) / blocks * np.sum((means - means.mean()) ** 2)))
-    return value - Z_95 * error, value + Z_95 * error
+    width = float(stdtrit(blocks - 1, 0.975)) * error
+    return value - width, value + width
+
+
+def answer_span(tables: Tables) -> Tables:
+    """``tables`` whose hidden states are means over the tokens of the gold answer, not those at the last prompt
+    token."""
+
+    def fetch(role: str, need: Need) -> Any:
+        return tables.table(replace(need, role=role, pooling=ANSWER))
+
+    return Tables(fetch, tables.default_rows, tables.subject, tables.seed, tables.resamples)
 
 
 def _register(
@@ -169,15 +189,22 @@ def _register(
             "against a ceiling (R1, R2) of .86 and a floor of 0",
         ),
     )
-    add = metric(
-        name,
-        needs=(Need("hidden"), Need("hidden", role=other)),
-        card=card,
-        directions=directions,
-        orientation="none",
-        families=FAMILIES,
+    needs = (Need("hidden"), Need("hidden", role=other))
+    options: dict[str, Any] = {"directions": directions, "orientation": "none"}
+    metric(name, needs=needs, card=card, families=FAMILIES, **options)(
+        lambda tables: _similarity(tables, other, ceiling)
     )
-    add(lambda tables: _similarity(tables, other, ceiling))
+    over = replace(
+        card,
+        title=f"{title}, over the answer",
+        summary=f"{OVER_ANSWER.format(name)} {summary}",
+        derived=(*card.derived, ANSWER_DERIVED),
+        tested=(),
+        fooled_by=(*fooled_by, ANSWER_READ),
+    )
+    metric(f"{name}_answer", needs=[replace(need, pooling=ANSWER) for need in needs], card=over, **options)(
+        lambda tables: _similarity(answer_span(tables), other, ceiling)
+    )
 
 
 _register(
@@ -206,6 +233,27 @@ _register(
     None,
     ("a rotation of all states leaves it at 1", "small effective updates also keep it near 1"),
 )
+
+
+@metric(
+    "knn_accuracy_answer",
+    needs=[Need("hidden", pooling=ANSWER)],
+    card=Card(
+        "k-NN probe, over the answer",
+        MIRAGE,
+        CODE,
+        f"{OVER_ANSWER.format('knn_accuracy')} The entity of a row is named by its 5 nearest neighbours.",
+        derived=("entities as classes for text", "the headline: mean over layers", ANSWER_DERIVED),
+        fooled_by=(
+            "a gold answer that holds the entity's name names it to any model; compare with the reference",
+            ANSWER_READ,
+            "few test rows: a fifth of the set",
+        ),
+    ),
+)
+def knn_accuracy_answer(tables: Tables) -> PerRow:
+    """``knn_accuracy`` from states over the answer."""
+    return knn_accuracy(answer_span(tables))
 
 
 def _by_layer(tables: Tables, function: Callable[[np.ndarray, np.ndarray], dict[str, float]], key: str) -> Score:

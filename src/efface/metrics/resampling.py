@@ -36,6 +36,11 @@ def group(entities: Sequence[str]) -> Groups:
     return Groups(np.array([number[e] for e in entities], dtype=np.int64), len(number), "entities")
 
 
+def fewest(*sides: Sequence[str]) -> int:
+    """Groups of the side that has fewest: what the precision of a statistic over several sides hangs on."""
+    return min(group(side).count for side in sides)
+
+
 def draw(count: int, seed: int | Sequence[int], resamples: int) -> np.ndarray:
     """Int64[resamples, count]: how often each of ``count`` groups enters each bootstrap resample.
 
@@ -64,10 +69,37 @@ def mean_draws(values: np.ndarray, groups: Groups, seed: int | Sequence[int], re
         return totals / counts
 
 
-def percentile(draws: np.ndarray, level: float = 0.95) -> tuple[float | None, float | None]:
-    """Percentile interval of bootstrap draws, NaN draws left out; (None, None) when none is left."""
+def percentile(draws: np.ndarray, groups: int, level: float = 0.95) -> tuple[float | None, float | None]:
+    """Expanded percentile interval of bootstrap draws of ``groups`` resampled groups, NaN draws left out; (None, None)
+    when none is left.
+
+    A plain percentile interval is too narrow for few groups, as if n stood for n - 1 and the normal for Student's
+    distribution: of five normal values it covers 84% instead of 95%, of eight 90%. The levels read off are therefore
+    Phi(-t sqrt(n / (n - 1))), t the quantile for n - 1 degrees of freedom (Hesterberg 2015, "What Teachers Should Know
+    About the Bootstrap", expanded percentile interval), which covers 91% and 95% in the same trial. For many groups
+    nothing changes.
+    """
     kept = draws[np.isfinite(draws)]
     if not kept.size:
         return None, None
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    tail = expanded_tail(groups, (1 - level) / 2)
+    low, high = np.quantile(kept, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def expanded_tail(groups: int, tail: float) -> float:
+    """The share of draws to cut off at each end so that, with so few groups, ``tail`` is cut off in truth; none of them
+    for a single group."""
+    if groups < 2:
+        return 0.0
+    from scipy.special import ndtr, stdtrit
+
+    return float(ndtr(stdtrit(groups - 1, tail) * np.sqrt(groups / (groups - 1))))
+
+
+def standard_error(draws: np.ndarray, groups: int) -> float:
+    """Standard error of a statistic from its bootstrap draws: their spread times sqrt(n / (n - 1)) for n groups."""
+    kept = draws[np.isfinite(draws)]
+    if kept.size < 2 or groups < 2:
+        return float("nan")
+    return float(kept.std() * np.sqrt(groups / (groups - 1)))

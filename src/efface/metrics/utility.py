@@ -11,7 +11,7 @@ from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
 from efface.metrics.generation import GENERATED, rouge
 from efface.metrics.knowledge import log_ratio, options_probability, truth_ratio_true_better
 from efface.metrics.memorisation import CODE, TOFU, probability
-from efface.metrics.resampling import group, mean_draws, percentile, unit
+from efface.metrics.resampling import fewest, group, mean_draws, percentile, unit
 from efface.metrics.stats import harmonic_mean, ks_critical, ks_floor, ks_two_sample
 
 RATIO_NEEDS = tuple(
@@ -138,5 +138,6 @@ def _interval(tables: Tables, parts: dict[str, PerRow]) -> tuple[float | None, f
         values = np.stack([part.values for part in mine], axis=1)
         draws.append(mean_draws(values, group(mine[0].entities), [tables.seed, i], tables.resamples))
     both = np.concatenate(draws, axis=1)
-    low, high = percentile(np.array([harmonic_mean(row) for row in both]))
-    return low, high, unit(*(parts[f"{rows}.rouge"].entities for rows in UTILITY_SETS))
+    sides = [parts[f"{rows}.rouge"].entities for rows in UTILITY_SETS]
+    low, high = percentile(np.array([harmonic_mean(row) for row in both]), fewest(*sides))
+    return low, high, unit(*sides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,36 @@ READ = (".safetensors", ".json", ".txt", ".model", ".jinja")
 AGAIN = "fetch or save the folder again."
 CONVERT = "on a machine you trust, load it with transformers and save it with save_pretrained(folder)."
 NATIVE = "give a model of an architecture that transformers has itself; if this is one, delete the named entry."
+MERGE = "merge the adapter into its base model, save that with save_pretrained, and give the folder."
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PLAIN_PATTERN = re.compile(r"[\w.^$|\\]*")  # a regular expression that repeats nothing: it cannot run for ever
+ADAPTER_READ = (  # settings of a LoRA adapter that are handed to peft
+    "r",
+    "target_modules",
+    "exclude_modules",
+    "lora_alpha",
+    "fan_in_fan_out",
+    "use_rslora",
+    "use_dora",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+)
+ADAPTER_UNREAD = {  # settings of training and housekeeping, which say nothing about what the adapter computes
+    "peft_type",
+    "task_type",
+    "peft_version",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "lora_dropout",
+    "megatron_core",
+    "qalora_group_size",
+    "runtime_config",
+}
+START_VALUES = (None, True, False, "gaussian", "orthogonal")  # starts that leave the base model's weights alone
 SAVED = "give a folder written by save_pretrained, or a GGUF file itself."
 
 
@@ -30,7 +61,7 @@ def check_folder(folder: Path) -> None:
         raise ModelError(
             "model.adapter-folder",
             f"{folder} holds a PEFT adapter, which would load another model behind it.",
-            "merge the adapter into its base model and save that.",
+            "audit it with `efface audit FOLDER --target BASE`, or merge it into its base model and save that.",
         )
     if not (folder / "config.json").is_file():
         raise ModelError("model.no-config", f"{folder} has no config.json.", SAVED)
@@ -38,6 +69,79 @@ def check_folder(folder: Path) -> None:
         if (folder / name).is_file():
             _check_config(folder / name)
     _check_weights(folder)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether ``folder`` holds a PEFT adapter, and neither a model nor an artifact of ours."""
+    others = ("config.json", "artifact.json")
+    return (folder / ADAPTER).is_file() and not any((folder / name).is_file() for name in others)
+
+
+def adapter_base(folder: Path) -> str:
+    """What an adapter says it belongs to; nothing of that name is ever opened."""
+    return str(_json(folder / ADAPTER).get("base_model_name_or_path") or "")
+
+
+def check_adapter(folder: Path) -> dict[str, Any]:
+    """Settings of a PEFT adapter for peft's own ``LoraConfig``, after everything that can be refused with nothing
+    loaded. Only plain LoRA is taken: what else peft can do changes the model around the adapter, or imports modules.
+
+    Raises ``ModelError``: ``model.bad-config``, ``model.bad-adapter``, ``model.pickle-only``, ``model.no-weights``,
+    ``model.unsafe-file``, ``model.broken``.
+    """
+    _refuse_links(folder)
+    config = _json(folder / ADAPTER)
+    if (kind := config.get("peft_type")) != "LORA":
+        raise bad_adapter(f"{folder} holds an adapter of type {str(kind)[:50]!r}; only LORA can be opened.")
+    if (task := config.get("task_type")) not in (None, "CAUSAL_LM"):
+        raise bad_adapter(f"{folder} holds an adapter for {str(task)[:50]!r}, not for a causal language model.")
+    _check_adapter_settings(folder, config)
+    _check_ranks(folder, config)
+    return {name: config[name] for name in ADAPTER_READ if config.get(name) is not None}
+
+
+def bad_adapter(cause: str) -> ModelError:
+    """The error for a PEFT adapter that is not opened."""
+    return ModelError("model.bad-adapter", cause, MERGE)
+
+
+def _check_adapter_settings(folder: Path, config: dict[str, Any]) -> None:
+    """Nothing may be set that is not understood, and no pattern may run for ever."""
+    allowed = {*ADAPTER_READ, *ADAPTER_UNREAD, "init_lora_weights", "bias"}
+    for name in sorted(set(config) - allowed):
+        if config[name]:
+            raise bad_adapter(f"{folder / ADAPTER} sets {name[:100]!r}, which is more than a plain LoRA adapter.")
+    if config.get("bias", "none") != "none":
+        raise bad_adapter(f"{folder / ADAPTER} trains biases of the base model (bias: {config['bias']!r}).")
+    start = config.get("init_lora_weights")
+    if start not in START_VALUES:
+        raise bad_adapter(f"{folder / ADAPTER} changes base weights (init_lora_weights: {str(start)[:50]!r}).")
+    for name in ("exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern"):
+        value = config.get(name)
+        texts = [value] if isinstance(value, str) else list(value) if isinstance(value, (list, dict)) else []
+        for text in texts:
+            if not PLAIN_PATTERN.fullmatch(str(text)):
+                raise bad_adapter(f"{folder / ADAPTER} has a pattern that repeats in {name}: {str(text)[:100]!r}.")
+
+
+def _check_ranks(folder: Path, config: dict[str, Any]) -> None:
+    """The weights are there as safetensors, and no rank is larger than any of them."""
+    path = folder / ADAPTER_WEIGHTS
+    if not path.is_file():
+        if pickled := pickles(file.name for file in folder.iterdir()):
+            raise pickle_only(str(folder), pickled[0])
+        raise ModelError("model.no-weights", f"{folder} has no {ADAPTER_WEIGHTS}.", AGAIN)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as tensors:
+            largest = max((n for k in tensors.keys() for n in tensors.get_slice(k).get_shape()), default=0)
+    except (SafetensorError, OSError) as error:
+        raise ModelError("model.broken", f"{path} cannot be read: {str(error).splitlines()[0]}", AGAIN) from None
+    patterns = config.get("rank_pattern") or {}
+    ranks = [config.get("r", 8), *(patterns.values() if isinstance(patterns, dict) else [None])]
+    if not all(isinstance(r, int) and 0 < r <= largest for r in ranks):
+        raise bad_adapter(f"{folder / ADAPTER} has a rank that is not that of its weights.")
 
 
 def _check_config(path: Path) -> None:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from efface.data.rows import Row
 from efface.engine.batches import cut
+from efface.passes.score import shown
 from efface.passes.value_vectors import projections
 
-BUDGET = 1024  # padded tokens of a batch, whose graph is kept
+BUDGET = 256  # padded tokens of a batch, whose graph is kept
 
 
 def attributed(adapter: Any, rows: Sequence[Row], count: int) -> list[tuple[int, int]]:
@@ -63,7 +64,7 @@ def _one(adapter: Any, modules: Sequence[Any], batch: Any) -> list[Tensor]:
     handles = [m.register_forward_pre_hook(reader(k)) for k, m in enumerate(modules)]
     try:
         with torch.enable_grad():
-            logits = adapter.forward(batch).logits
+            logits = shown(adapter.forward(batch).logits)
             logp = torch.log_softmax(logits, -1).gather(1, batch.label_id[:, None]).sum()
             # what the last block writes at the shared start reaches no answer: it has no gradient
             gradients = torch.autograd.grad(logp, [nothing for _, _, nothing in seen], allow_unused=True)

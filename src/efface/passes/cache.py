@@ -13,7 +13,7 @@ import torch
 from efface.models.base import ModelAdapter
 from efface.models.cachedir import disk_full, is_disk_full
 
-SCHEMA_VERSION = 3  # raised when passes give other bits
+SCHEMA_VERSION = 4  # raised when passes give other bits
 
 
 class Cache:

@@ -131,11 +131,8 @@ def _tops(adapter: Any) -> tuple[np.ndarray, np.ndarray]:
     """Int[vectors, 20] of all blocks after one another: the tokens that each vector raises most, and lowers most (a
     gated MLP writes a vector with either sign)."""
     embedding = head(adapter)
-    sides = [
-        np.concatenate([top_tokens(v.T, embedding, TOP, largest=up).numpy() for v in values(adapter)])
-        for up in (True, False)
-    ]
-    return sides[0], sides[1]
+    up, down = zip(*(top_tokens(v.T, embedding, TOP) for v in values(adapter)), strict=True)
+    return np.concatenate(up), np.concatenate(down)
 
 
 def _scores(

@@ -62,7 +62,8 @@ def _line(record: Mapping[str, Any], before: Tensor, after: Tensor, heads: Mappi
 
     def top(vector: Tensor, name: str, folded: bool = False) -> set[int]:
         embedding = heads[name, folded]
-        return set(top_tokens(vector[None].to(embedding.device), embedding, min(TOP, len(embedding)))[0].tolist())
+        up, _ = top_tokens(vector[None].to(embedding.device), embedding, min(TOP, len(embedding)))
+        return set(up[0].tolist())
 
     was, own, original = top(v, "original"), top(w, "own"), top(w, "original")
     return {

@@ -33,6 +33,17 @@ def continuation(given: PassInput) -> pa.Table:
     return with_gold(table, [cut(adapter, text, longest) for text in table["gold"].to_pylist()])
 
 
+def shortened(adapter: Any, table: pa.Table, longest: int) -> pa.Table:
+    """The continuation table that a longer greedy generation holds: greedy text begins alike whatever its length."""
+    lines = table.to_pylist()
+    for line in lines:
+        line["gold"] = cut(adapter, line["gold"], longest)
+        if len(line["ids"]) >= longest:  # an end token behind them would not have been reached
+            line["ids"], line["finish"] = line["ids"][:longest], "length"
+            line["text"] = adapter.tokenizer.decode(line["ids"], skip_special_tokens=True)
+    return pa.Table.from_pylist(lines, schema=table.schema)
+
+
 def started(adapter: Any, rows: Rows, start: str) -> ModelAdapter:
     """``adapter`` whose answers are made to start with ``start``, or with what an attacker forces instead."""
     around = adapter.tampering or Tampering()

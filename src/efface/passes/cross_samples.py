@@ -23,6 +23,7 @@ from efface.models.packing import Text
 from efface.passes.batching import batches, label_budget
 from efface.passes.generate import GenerateSettings, generate
 from efface.passes.registry import PassInput, table_pass
+from efface.passes.score import shown
 
 LONGEST = 64  # tokens: beyond it the two models' answers are not compared
 CHUNK = 128  # positions reduced at once
@@ -137,7 +138,7 @@ def _scored(
         logits, batch = [], None
         for model, side in zip(models, encoded, strict=True):
             batch = model.collate([side[i] for i in part], part).to(model.device)
-            logits.append(model.forward(batch).logits)
+            logits.append(shown(model.forward(batch).logits))
         assert batch is not None
         mine = torch.tensor([said[i].mine for i in part])
         values = _compare(logits[0], logits[1].to(logits[0].device), batch.label_id, mine[batch.label_row.cpu()], ends)

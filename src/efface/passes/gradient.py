@@ -7,6 +7,7 @@ import torch
 
 from efface.data.rows import Rows
 from efface.models.base import ModelAdapter
+from efface.passes.score import shown
 from efface.passes.tables import GRADIENTS
 from efface.progress import SILENT, Progress
 
@@ -42,7 +43,7 @@ def _one(adapter: ModelAdapter, row, prompt: str, params: list[torch.nn.Paramete
         return line
     batch = adapter.collate([encoded], [0]).to(adapter.device)
     with torch.enable_grad(), adapter.autocast():
-        logits = adapter.forward(batch).logits
+        logits = shown(adapter.forward(batch).logits)
         torch.nn.functional.cross_entropy(logits, batch.label_id).backward()  # type: ignore[arg-type]
     norms = torch.stack([p.grad.float().norm() for p in params if p.grad is not None])
     for p in params:

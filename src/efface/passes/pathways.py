@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from efface.data.rows import Row
+from efface.attacks.anonymise import placeholders, renamed, subject
+from efface.attacks.lead_in import LeadIn
+from efface.data.rows import Bundle, Row
 from efface.errors import NeedsError
 from efface.models.base import Batch
 from efface.passes.score import reduce
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from efface.models.causal_lm import CausalLM
 
 PARTS = {"attention": ("self_attn", "attn", "attention", "self_attention"), "mlp": ("mlp", "feed_forward", "ffn")}
+HANGS = 0.1  # nats per token that the answer must lose for the wrong subject; less makes ratios of noise
+ROWS = 32  # components patched in one forward
+STAND_INS = 12  # others tried for one whose name has as many tokens
 Component = tuple[int, str, str]
 
 
@@ -38,6 +43,24 @@ class Query:
     clean: Row
     corrupt: Row
     places: Mapping[str, Sequence[int]]
+
+
+def corrupted(model: CausalLM, row: Row, data: Bundle) -> tuple[Query, LeadIn] | None:
+    """The question with the first stand-in whose prompt has as many tokens, and the lead-ins of both (answers start
+    with their words before what is asked for, where a world tells them); None without one."""
+    name = subject(row)
+    for other in placeholders(row, data, STAND_INS) if name else ():
+        swapped = replace(renamed(row, name, other), id=f"{row.id}~other")
+        lead = LeadIn.of([row, swapped], data, True)
+        begun = lead.put_on(model)
+        a, b = (begun.encode(r, answers=()).payload.prompt for r in (row, swapped))
+        if len(a) == len(b):
+            named = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
+            last = len(a) - 1
+            rest = [i for i in range(1, last) if i not in named]
+            clean, corrupt = lead.cut("", [row, swapped])
+            return Query(clean, corrupt, {"subject": named, "relation": rest, "last": [last]}), lead
+    return None
 
 
 def components(model: CausalLM) -> dict[tuple[int, str], nn.Module]:
@@ -59,18 +82,19 @@ def components(model: CausalLM) -> dict[tuple[int, str], nn.Module]:
 
 def importance(model: CausalLM, query: Query) -> dict[Component, float]:
     """I_c = (log p(a | c patched) - log p(a | corrupt)) / (log p(a | clean) - log p(a | corrupt)) of every component;
-    {}
-    where the corruption does not make the answer less likely."""
+    {} where the corruption costs the answer less than ``HANGS``."""
     modules = components(model)
     cells = [(layer, part, place) for layer, part in modules for place in query.places]
     with model.evaluating():
         clean = _batch(model, query.clean, query.clean.answer, 1)
         outputs, high = _run(model, clean, modules)
         low = _run(model, _batch(model, query.corrupt, query.clean.answer, 1), modules)[1]
-        if not high[0] > low[0]:
+        if not high[0] - low[0] >= HANGS:
             return {}
-        many = _batch(model, query.corrupt, query.clean.answer, len(cells))
-        patched = _run(model, many, modules, _patches(cells, outputs, query.places))[1]
+        patched: list[float] = []
+        for part in (cells[i : i + ROWS] for i in range(0, len(cells), ROWS)):
+            many = _batch(model, query.corrupt, query.clean.answer, len(part))
+            patched += _run(model, many, modules, _patches(part, outputs, query.places))[1].tolist()
     return {cell: float((value - low[0]) / (high[0] - low[0])) for cell, value in zip(cells, patched, strict=True)}
 
 
@@ -86,37 +110,6 @@ def disruption(original: CausalLM, model: CausalLM, query: Query) -> dict[Compon
         for place, at in query.places.items():
             found[layer, part, place] = float(1 - torch.cosine_similarity(a[list(at)], b[list(at)], dim=-1).mean())
     return found
-
-
-def mean_over(queries: Sequence[Mapping[Component, float]]) -> dict[Component, float]:
-    """Mean of every component over queries; those without values ({}) are left out."""
-    there = [q for q in queries if q]
-    return {c: float(np.mean([q[c] for q in there])) for c in there[0]} if there else {}
-
-
-def top(values: Mapping[Component, float], k: int) -> set[Component]:
-    """The ``k`` most important components."""
-    return set(sorted(values, key=lambda c: (-values[c], c))[:k])
-
-
-def dominance(values: Mapping[Component, float], k: int) -> float:
-    """Share of all positive importance that the top ``k`` hold; NaN where none is positive."""
-    positive = {c: max(0.0, v) for c, v in values.items()}
-    total = sum(positive.values())
-    return sum(positive[c] for c in top(values, k)) / total if total else float("nan")
-
-
-def overlap(a: Mapping[Component, float], b: Mapping[Component, float], k: int) -> float:
-    """Jaccard index of the top ``k`` of both."""
-    mine, theirs = top(a, k), top(b, k)
-    return len(mine & theirs) / len(mine | theirs)
-
-
-def weighted(importances: Mapping[Component, float], disruptions: Mapping[Component, float]) -> float:
-    """sum_c I_c D_c / sum_c I_c over components with positive importance; NaN where there is none."""
-    positive = {c: v for c, v in importances.items() if v > 0}
-    total = sum(positive.values())
-    return sum(v * disruptions[c] for c, v in positive.items()) / total if total else float("nan")
 
 
 def _batch(model: CausalLM, row: Row, answer: str, copies: int) -> Batch:

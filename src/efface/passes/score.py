@@ -4,7 +4,7 @@ for, the greedy answers that start from it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,13 +12,23 @@ import torch
 from torch import Tensor
 
 from efface.data.rows import Rows
+from efface.errors import NeedsError
+from efface.metrics.base import NotComputed
 from efface.models.base import Batch, Encoded, ModelAdapter
 from efface.passes.batching import batches, label_budget, sliced
 from efface.passes.generate import GenerateSettings, Greedy, generation_table
-from efface.passes.tables import TOKENS
+from efface.passes.generate import generate as answers_alone
+from efface.passes.tables import NO_LOGITS, TOKENS
 from efface.progress import SILENT, Progress
 
 CHUNK_BYTES = 1 << 21  # of float32 logits reduced at once: what stays in a core's cache while it is read six times
+
+
+class HidesLogits(NeedsError, NotComputed):
+    """There is nothing to score by: an attack is skipped by this name, a metric is not computed for this reason."""
+
+    def __str__(self) -> str:
+        return f"{NO_LOGITS} ({self.code})"
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,29 @@ def score(
 
     With ``generate``, the greedy answer comes from the same forward: where the argmax agrees with the gold answer to
     its end it is already known, elsewhere decoding goes on from the first miss with the keys and values at hand.
+
+    A model that hides its logits is refused (``NeedsError`` ``model.hides-logits``); with ``generate`` it gives its
+    answers alone, and every row of ``tokens`` says why it is not scored.
     """
+    options = {"prompt": prompt, "answers": answers, "token_budget": token_budget}
+    try:
+        return _score(adapter, rows, generate=generate, progress=progress, **options)  # type: ignore[arg-type]
+    except HidesLogits:
+        if generate is None:
+            raise
+        return _hidden(adapter, rows, generate=generate, **options)  # type: ignore[arg-type]
+
+
+def _score(
+    adapter: ModelAdapter,
+    rows: Rows,
+    *,
+    prompt: str,
+    answers: Sequence[str],
+    token_budget: int,
+    generate: GenerateSettings | None,
+    progress: Progress,
+) -> ScoreResult:
     wanted = tuple(answers) if generate is None or "answer" in answers else ("answer", *answers)
     if generate is not None:
         wanted = (
@@ -87,12 +119,49 @@ def score(
     return ScoreResult(table, generation_table(adapter, rows, encoded, greedy.done, prompt) if greedy else None)
 
 
+def _hidden(
+    adapter: ModelAdapter,
+    rows: Rows,
+    *,
+    prompt: str,
+    answers: Sequence[str],
+    token_budget: int,
+    generate: GenerateSettings,
+) -> ScoreResult:
+    """The answers of a model that hides its logits, decoded from the questions; no row is scored."""
+    encoded = [adapter.encode(row, prompt=prompt, answers=answers) for row in rows]
+    encoded = [replace(e, problem=e.problem or NO_LOGITS) for e in encoded]
+    lines = [line for e, row in zip(encoded, rows, strict=True) for line in _unscored(e, row, prompt, answers)]
+    greedy = generate.model_copy(update={"temperature": 0.0, "samples": 1})
+    try:
+        said = answers_alone(adapter, rows, prompt=prompt, settings=greedy, token_budget=token_budget)
+    except (AttributeError, TypeError) as error:  # decoding finds no logits either
+        raise _refusal() from error
+    return ScoreResult(pa.Table.from_pylist(lines, schema=TOKENS), said)
+
+
 def reduce(logits: Tensor | None, gold: Tensor) -> TokenStats:
     """All per-token numbers from Float[L, V] logits, in chunks of float32; nothing of size V is kept."""
-    assert logits is not None
+    logits = shown(logits)
     chunk = max(1, CHUNK_BYTES // (4 * logits.shape[1])) if logits.device.type == "cpu" else 128
     parts = [_reduce(logits[k : k + chunk].float(), gold[k : k + chunk]) for k in range(0, len(gold), chunk)]
     return TokenStats(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+def shown(logits: Tensor | None) -> Tensor:
+    """``logits`` where the model gives them; ``NeedsError`` model.hides-logits where it does not."""
+    if logits is None:
+        raise _refusal()
+    return logits
+
+
+def _refusal() -> HidesLogits:
+    refused = NeedsError(
+        "model.hides-logits",
+        "The model hides its logits, so answers that it is given cannot be scored.",
+        "choose metrics that read generated text (rouge), or audit the model behind the guard.",
+    )
+    return HidesLogits(refused.code, refused.cause, refused.fix)
 
 
 def joined(parts: Sequence[TokenStats]) -> TokenStats:

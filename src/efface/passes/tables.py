@@ -11,6 +11,8 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+NO_LOGITS = "the model hides its logits"  # the problem of every row of such a model
+
 _F, _I, _S = pa.list_(pa.float32()), pa.list_(pa.int32()), pa.string()
 
 TOKENS = pa.schema(

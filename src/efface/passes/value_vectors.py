@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from efface.metrics.base import NotComputed
 
-ELEMENTS = 1 << 26  # logits of a block of vectors held at once: 256 MiB
+ELEMENTS = 1 << 24  # logits of a block of vectors held at once: 64 MiB
 
 
 def projections(adapter: Any) -> list[nn.Module]:
@@ -62,14 +62,16 @@ def _norm_scale(adapter: Any, width: int) -> Tensor:
         return norm(torch.ones(1, width, device=adapter.device)).float()[0]
 
 
-def top_tokens(vectors: Tensor, embedding: Tensor, count: int, *, largest: bool = True) -> Tensor:
-    """Long[n, count]: the tokens that each of ``vectors`` Float[n, width] raises (or lowers) most, strongest first."""
+def top_tokens(vectors: Tensor, embedding: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Two times Long[n, count]: the tokens that each of ``vectors`` Float[n, width] raises most, and those that it
+    lowers most, strongest first."""
     step = max(1, ELEMENTS // embedding.shape[0])
-    found = [
-        (vectors[k : k + step] @ embedding.T).topk(count, dim=1, largest=largest).indices
-        for k in range(0, len(vectors), step)
-    ]
-    return torch.cat(found).cpu()
+    up, down = [], []
+    for k in range(0, len(vectors), step):
+        logits = vectors[k : k + step] @ embedding.T
+        up.append(logits.topk(count, dim=1).indices)
+        down.append(logits.topk(count, dim=1, largest=False).indices)
+    return torch.cat(up).cpu(), torch.cat(down).cpu()
 
 
 @contextmanager

@@ -70,7 +70,11 @@ def _cell(cell: Cell) -> str:
     spread = interval(cell.low, cell.high)
     text = number(cell.value) + (f" [{spread}]" if spread else "")
     text += f", reference {number(cell.target)}" if cell.target is not None else ""
-    return text + (f", at {budget(cell.at)}" if cell.at else "")
+    text += f", at {budget(cell.at)}" if cell.at else ""
+    if cell.area is None:
+        return text
+    over = interval(*cell.area[1:], sign=True)
+    return f"{text}; over the curve {signed(cell.area[0])}" + (f" [{over}]" if over else "")
 
 
 def _difference(found: Difference) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from pydantic import ValidationError
 
 from efface.report.charts import Plot, Series
-from efface.report.glossary import ATTACKS, THREATS, title
+from efface.report.glossary import ATTACKS, PRICES, THREATS, title
 from efface.report.model import AttackView
-from efface.report.text import amount, budget, interval, number, role_title, set_title, visible, words
+from efface.report.text import amount, budget, duration, interval, number, role_title, set_title, visible, words
 from efface.runs.loading import LoadedRun
 from efface.runs.results import Curve, Finding, Gap, Point
 
+SHOWN = ("recovery", "disclosure")  # kinds of findings that are about the excess of a curve
 ORDER = {"unlearned": 0, "reference": 1, "target": 2}
 
 
@@ -27,7 +28,7 @@ def attacks(run: LoadedRun) -> tuple[AttackView, ...]:
 
 def _view(run: LoadedRun, name: str, curves: Sequence[Curve], found: Sequence[Finding]) -> AttackView:
     head = curves[0]
-    evidence = next((f for f in found if f.kind == "recovery" and f.name.split(": ")[-1] == name), None)
+    evidence = next((f for f in found if f.kind in SHOWN and f.name.split(": ")[-1] == name), None)
     sentences = tuple(_sentences(head, evidence)) + tuple(
         visible(f.says) for f in found if f.kind == "power" and f.name.split(": ")[-1] == name
     )
@@ -55,7 +56,8 @@ def _threat(curve: Curve) -> str:
 
 # -- in words ----------------------------------------------------------------------------------------------------
 def _sentences(curve: Curve, found: Finding | None) -> Iterator[str]:
-    """Excess over the reference under the same attack (the only evidence of residue), then the highest value."""
+    """Excess over the reference under the same attack (the only evidence of residue) at its clearest and over the whole
+    curve, then the highest value, what share of the loss it undoes, and what it cost."""
     measure = title(curve.metric).lower()
     gap = _gap(found)
     if found is not None and gap is not None:
@@ -65,10 +67,68 @@ def _sentences(curve: Curve, found: Finding | None) -> Iterator[str]:
     else:
         why = visible(curve.reason, 300) or "there is no control"
         yield f"Excess over the reference: not computed, because {why}."
+    if curve.area_excess is not None and curve.area_excess.value is not None:
+        yield _area(measure, curve.area_excess)
     start = next((p for p in curve.points if p.role == "unlearned" and p.value is not None), None)
     if start is not None and curve.recovered is not None and curve.recovered.value is not None:
         most, where = number(curve.recovered.value), _where(curve.recovered.at).lower()
         yield f"The unlearned model reached at most {most}, {where}; without an attack it is at {number(start.value)}."
+        if curve.rec is not None and curve.rec.value is not None:
+            yield _rec(curve.rec.value)
+        yield from _price(curve, curve.recovered)
+
+
+def _area(measure: str, gap: Gap) -> str:
+    spread = interval(gap.low, gap.high, sign=True)
+    return (
+        f"Over the whole curve, from no attack to the strongest, {measure} was on average {_above(gap)} the reference's"
+        + (f" (95% interval {spread})." if spread else ".")
+    )
+
+
+def _rec(share: float) -> str:
+    if share <= 0:
+        return "Even at its highest it brought back nothing of what unlearning had taken."
+    return (
+        f"That is {share:.0%} of the way from the unlearned model back to the one before; the reference may rise too, "
+        "so only what lies above it is a residue."
+    )
+
+
+def _price(curve: Curve, highest: Gap) -> Iterator[str]:
+    """What the attacker had spent and put in by the highest point; nothing where neither was recorded."""
+    line = [p for p in curve.points if p.role == "unlearned"]
+    top = next((k for k, p in enumerate(line) if k and (p.value, p.budget) == (highest.value, highest.at)), None)
+    if top is None:
+        return
+    spent = line[: top + 1]
+    parts = [
+        f"{duration(sum(seconds))} of {what}"
+        for what, seconds in (
+            ("computing", [p.seconds for p in spent if p.seconds is not None]),
+            ("asking the model", [p.measuring_seconds for p in spent if p.measuring_seconds is not None]),
+        )
+        if seconds
+    ]
+    if parts := parts + list(_put_in(line[top])):
+        yield f"Price of reaching it: {', '.join(parts)}."
+    if line[top].this_try is not None:
+        yield (
+            "An attacker who keeps the best of all tries has this; the last try alone gave "
+            f"{number(line[top].this_try)} on average."
+        )
+
+
+def _put_in(point: Point) -> Iterator[str]:
+    put: Mapping[str, float | None] = point.supplied | {"bits": point.bits}
+    for name, unit in PRICES.items():
+        if value := put.get(name):
+            yield f"{amount(value)} {unit}"
+
+
+def _above(gap: Gap) -> str:
+    side = "above" if gap.value is not None and gap.value >= 0 else "below"
+    return f"{number(abs(gap.value or 0.0))} {side}"
 
 
 def _gap(found: Finding | None) -> Gap | None:
@@ -82,9 +142,7 @@ def _gap(found: Finding | None) -> Gap | None:
 
 
 def _excess(measure: str, gap: Gap, p: float | None) -> str:
-    side = "above" if gap.value is not None and gap.value >= 0 else "below"
-    size = number(abs(gap.value or 0.0))
-    text = f"{_where(gap.at)}, {measure} was {size} {side} the reference's under the same attack"
+    text = f"{_where(gap.at)}, {measure} was {_above(gap)} the reference's under the same attack"
     if not (spread := interval(gap.low, gap.high, sign=True)):
         return f"{text}, the largest gap along the curve."
     chance = "" if p is None else f"; p {f'= {p:.3f}' if p >= 0.001 else '< 0.001'} after correcting for every attack"

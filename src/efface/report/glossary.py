@@ -32,6 +32,14 @@ TITLES = {
     "mia_confidence": "Membership, by confidence",
     "mia_worst": "Membership, worst case",
     "weights_moved": "Weights that changed",
+    "fade": "FADE",
+    "fade_exact": "FADE, exact at every step",
+    "agl": "AGL",
+    "agr": "AGR",
+    "h_lr": "H-LR",
+    "pca_shift": "PCA shift",
+    "lens_rank": "Logit lens",
+    "rel_diff": "Relative AUC difference",
 }
 MEASURES = {
     "probability": "probability the model gives each token of the right answer (geometric mean)",
@@ -63,7 +71,17 @@ MEASURES = {
     "linear_probe": "can the subject still be read from the inner states by a linear rule?",
     "cka_reference": "how alike the inner states are to the reference's; 1 is the same",
     "cka_target": "how alike the inner states are to those before; 1 is the same",
+    "fade": "how far what it says is from what the reference says, in nats per answer; 0 cannot be told apart",
+    "fade_exact": "the same, with the whole distribution at every step instead of the word that was drawn",
+    "agl": "agreement of outputs with the reference on four sets; 1 is the same",
+    "agr": "agreement of inner states with the reference; 1 is the same",
+    "h_lr": "harmonic mean of AGL and AGR",
+    "pca_shift": "how far the centre of the inner states moved, in units of their spread before",
+    "lens_rank": "does the answer stand first where the head reads an earlier layer? 1 is always",
+    "attribute_probe": "can an attribute be read from the inner states by a rule learned on kept people?",
 }
+FORMS = {"cka_reference_compat": "released form", "letter_accuracy_compat": "evaluation harness form"}
+"""Whose form a metric ending in _compat reproduces, where it is not the common harness's."""
 ATTACKS = {
     "round_weights": "The weights are rounded to fewer bits, as is done to make models smaller. What was only lightly "
     "covered can show again.",
@@ -75,6 +93,12 @@ THREATS = {
     "black-box": "an attacker who can only ask questions",
     "grey-box": "an attacker who also sees probabilities or activations",
     "white-box": "an attacker who has the weights",
+}
+PRICES = {
+    "label_tokens": "tokens of answers to learn from",
+    "context_tokens": "tokens of context for each question",
+    "trained_parameters": "parameters trained",
+    "bits": "bits put in at most",
 }
 LABELS = {
     "erased": "Neither the answers nor any attack that was run shows more than a model that never saw the data.",

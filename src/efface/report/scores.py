@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from efface.report.glossary import MEASURES, title
+from efface.report.charts import Plot, Series
+from efface.report.glossary import FORMS, MEASURES, title
 from efface.report.model import Cell, ScoreGroup, ScoreLine
-from efface.report.text import SET_NOTES, direction, interval, number, set_title, signed, visible
+from efface.report.score_notes import OVER_ROWS, figure, note, resampled
+from efface.report.text import SET_NOTES, direction, interval, number, role_title, set_title, signed, visible
 from efface.runs.loading import LoadedRun
 from efface.runs.paired import paired, row_values
 from efface.runs.results import ScoreRow
 
 ORDER = ("target", "unlearned", "reference", "reference_2", "base")
 FORGET_SIDE = ("forget", "holdout")
+COMPAT = "_compat"
+MOST_LAYERS, LARGEST = 200, 1e6  # of a curve by layer
+
+
+@dataclass(frozen=True)
+class NoteLine(ScoreLine):
+    """A row without numbers, below the measure it belongs to: ``title`` is the note. ``plot``: its curve by layer."""
+
+    beside: bool = True
+    plot: Plot | None = None
+
+
+def heading(name: str) -> str:
+    """Title of a measure, with its form where that is not the corrected one."""
+    if not name.endswith(COMPAT):
+        return title(name)
+    return f"{title(name.removesuffix(COMPAT))} ({FORMS.get(name, 'common harness form')})"
 
 
 def roles_of(run: LoadedRun) -> tuple[str, ...]:
@@ -36,15 +56,18 @@ def groups(run: LoadedRun, roles: tuple[str, ...]) -> tuple[tuple[ScoreGroup, ..
 
 
 def _group(run: LoadedRun, roles: tuple[str, ...], rows: str, found: list[ScoreRow], told: set[str]) -> ScoreGroup:
-    lines = []
+    lines: list[ScoreLine] = []
     for name in dict.fromkeys(row.name for row in found):
         by_role = {row.role: row for row in found if row.name == name}
         change = None if rows.startswith(FORGET_SIDE) else _change(run, rows, name, by_role)
-        lines.append(_line(name, by_role, roles, change, "" if name in told else MEASURES.get(name, "")))
+        gloss = MEASURES.get(name, MEASURES.get(name.removesuffix(COMPAT), ""))
+        lines.append(_line(name, by_role, roles, change, "" if name in told else gloss))
+        lines += _beside(name, by_role, roles, change)
         told.add(name)
     count = run.scores.sets.get(rows) if run.scores else None
-    note = ", ".join(filter(None, (SET_NOTES.get(rows, ""), f"{count:,} rows" if count else "")))
-    return ScoreGroup(set_title(rows), note, tuple(lines))
+    narrow = OVER_ROWS if any(resampled(row.extra) for row in found) else ""
+    about = ", ".join(filter(None, (SET_NOTES.get(rows, ""), f"{count:,} rows" if count else "")))
+    return ScoreGroup(set_title(rows), "; ".join(filter(None, (about, narrow))), tuple(lines))
 
 
 def _line(
@@ -58,12 +81,81 @@ def _line(
         (role, row.value, row.low, row.high) for role in roles if (row := by_role.get(role)) and row.value is not None
     )
     return ScoreLine(
-        title(name),
+        heading(name),
         gloss,
         direction(shown.direction, target),
         tuple(cell(by_role.get(role)) for role in roles),
         picture,
         change,
+    )
+
+
+def _beside(
+    name: str, by_role: Mapping[str, ScoreRow], roles: tuple[str, ...], change: Cell | None
+) -> Iterator[NoteLine]:
+    """The note of the model that was unlearned (of the first role that has one, if it has none), and its layers."""
+    order = [by_role[role] for role in ("unlearned", *roles) if role in by_role]
+    empty = tuple(Cell() for _ in roles)
+    after = None if change is None else Cell()
+    if (found := next(((row, text) for row in order if (text := note(row))), None)) is not None:
+        row, text = found
+        yield NoteLine(f"{role_title(row.role)}: {text}.", "", "", empty, change=after)
+    if (plot := layer_plot(name, [by_role[r] for r in roles if r in by_role])) is not None:
+        text = next(told for row in order if (told := by_layer(row)))
+        yield NoteLine(text, "", "", empty, change=after, plot=plot)
+
+
+def curve(row: ScoreRow, key: str = "curve") -> dict[int, float]:
+    """Value by layer number; empty without two of them. Layers count from 1 where they are not named."""
+    values, names = row.extra.get(key), row.extra.get("layers")
+    if row.value is None or not isinstance(values, list) or len(values) > MOST_LAYERS:
+        return {}
+    named = (
+        isinstance(names, list)
+        and len(names) == len(values)
+        and all(type(n) is int and 0 <= n < LARGEST for n in names)
+    )
+    found = zip(names if named else range(1, len(values) + 1), values, strict=True)
+    kept = {layer: round(v, 9) for layer, value in found if (v := _finite(value)) is not None}
+    return kept if len(kept) > 1 else {}
+
+
+def _finite(value: object) -> float | None:
+    found = figure({"value": value}, "value")
+    return found if found is not None and abs(found) < LARGEST else None
+
+
+def by_layer(row: ScoreRow) -> str:
+    """``After, by layer: 1: 1.000, 2: 0.120.``; empty without a curve."""
+    places = ", ".join(f"{layer}: {number(value)}" for layer, value in curve(row).items())
+    return f"{role_title(row.role)}, by layer: {places}." if places else ""
+
+
+def layer_plot(name: str, rows: Sequence[ScoreRow]) -> Plot | None:
+    """One line for each role that has a curve, with the ceiling's and the floor where a score has them."""
+    found = [(row, values) for row in rows if (values := curve(row))]
+    if not found:
+        return None
+    main = next((row for row, _ in found if row.role == "unlearned"), found[0][0])
+    lines = [(row.role, role_title(row.role), values) for row, values in found]
+    lines += [("other", "ceiling", top)] if (top := curve(main, "ceiling_curve")) else []
+    places = sorted({layer for *_, values in lines for layer in values})
+    floor = _finite(main.extra.get("floor"))
+    return Plot(
+        f"{heading(name)}, by layer",
+        f"{heading(name)} at {len(places)} layers of each model; the numbers stand beside it.",
+        "layer",
+        heading(name),
+        tuple((float(layer), str(layer)) for layer in places),
+        tuple(
+            Series(kind, label, tuple((float(layer), v, None, None) for layer, v in values.items()))
+            for kind, label, values in lines
+        ),
+        None if floor is None else (floor, "floor"),
+        height=190,
+        width=560,
+        labels=110,
+        markers=len(places) < 16,
     )
 
 
@@ -94,7 +186,7 @@ def not_computed(run: LoadedRun) -> list[str]:
     """One sentence for each measure of the unlearned model that was not computed."""
     found: Iterable[ScoreRow] = run.scores.scores if run.scores else ()
     return [
-        f"{title(row.name)} on {set_title(row.rows).lower()}: not computed, because "
+        f"{heading(row.name)} on {set_title(row.rows).lower()}: not computed, because "
         f"{visible(row.reason, 300) or 'no reason was recorded'}."
         for row in found
         if row.role == "unlearned" and row.value is None

@@ -13,6 +13,10 @@ from efface.runs.loading import LoadedRun
 
 LIST_LENGTH = 8
 PATH = re.compile(r"[/\\~.]|[^\n{}]*[/\\][^\n{}]*$")  # absolute, below a home, or with a separator (no template)
+FORMS = (
+    "Every measure is in its corrected form; one marked as the common harness's, a released or another harness's form "
+    "reproduces that with its quirks, for comparison with published tables only."
+)
 HEAD = (("id", "Request"), ("reason", "Reason"), ("authority", "On whose word"))
 
 
@@ -38,6 +42,8 @@ def asked(run: LoadedRun) -> Iterator[Fact]:
     yield Fact("Model", model_name(run))
     if run.training and run.training.method:
         yield Fact("Method", visible(run.training.method, 80) + _settings(at(spec, "method", "settings")))
+    if run.scores and run.scores.scores:
+        yield Fact("Forms of the measures", FORMS)
     chosen = {k: v for k, v in run.origins.items() if "user" in v or "file" in v}
     if chosen:
         settings = (f"{visible(k, 80)} = {visible(placeless(at(spec, *k.split('.'))), 80)}" for k in chosen)

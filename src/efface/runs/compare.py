@@ -9,7 +9,7 @@ from typing import Any
 
 from efface.errors import RecordError
 from efface.runs.loading import LoadedRun, load_run
-from efface.runs.paired import Difference, holm, paired, row_values
+from efface.runs.paired import Difference, paired, row_values
 from efface.runs.results import Curve, ScoreRow, Scores
 
 ROLE = "unlearned"
@@ -31,7 +31,8 @@ class Head:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of one run; ``reason`` says why there is none. ``at``: the budget it was found at (attacks)."""
+    """One number of one run; ``reason`` says why there is none. Of attacks ``at`` is the budget it was found at, and
+    ``area`` (value, low, high) the mean of the same over the whole curve."""
 
     value: float | None
     low: float | None = None
@@ -40,6 +41,7 @@ class Cell:
     target: float | None = None
     reason: str = ""
     at: dict[str, float] | None = None
+    area: tuple[float | None, float | None, float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,10 +177,12 @@ def _score_line(
 
 def _adjusted(lines: tuple[Line, ...]) -> tuple[Line, ...]:
     """The lines with Holm-adjusted p-values: each run is compared on many lines, which are many chances to be wrong."""
+    from efface.metrics.stats import holm
+
     out = [list(line.differences) for line in lines]
     for run in range(len(out[0]) if out else 0):
         at = [(k, d) for k, differences in enumerate(out) if (d := differences[run]) is not None]
-        for (k, d), p in zip(at, holm([d.p for _, d in at]), strict=True):
+        for (k, d), p in zip(at, holm([d.p for _, d in at]).tolist(), strict=True):
             out[k][run] = replace(d, adjusted=p)
     return tuple(replace(line, differences=tuple(found)) for line, found in zip(lines, out, strict=True))
 
@@ -223,4 +227,6 @@ def _excess_cell(curve: Curve | None) -> Cell:
         return Cell(None, reason="the attack was not run")
     if curve.excess is None or curve.excess.value is None:
         return Cell(None, reason=curve.reason or "there is no control")
-    return Cell(curve.excess.value, curve.excess.low, curve.excess.high, at=dict(curve.excess.at))
+    gap, whole = curve.excess, curve.area_excess
+    area = None if whole is None else (whole.value, whole.low, whole.high)
+    return Cell(gap.value, gap.low, gap.high, at=dict(gap.at), area=area)

@@ -54,7 +54,12 @@ class RowValues(File):
 
 
 class Point(Stored):
-    """One role at one budget of an attack; budget 0 is the model as it is. ``number``: its place along the curve."""
+    """One role at one budget of an attack; budget 0 is the model as it is. ``number``: its place along the curve.
+
+    ``value``: of an attack that keeps the best of its tries the best so far, ``this_try`` then the mean of this one.
+    Price: ``supplied``, what the attacker put in; ``bits``, how much that is (``audit.export.bits``); ``seconds``
+    of the attack since the point before, and ``measuring_seconds`` of asking the model afterwards.
+    """
 
     number: int | None = None
     budget: dict[str, float]
@@ -64,7 +69,10 @@ class Point(Stored):
     high: Number = None
     n: int = 0
     supplied: dict[str, float] = {}
+    bits: Number = None
     seconds: Number = None
+    measuring_seconds: Number = None
+    this_try: Number = None
 
 
 class Gap(Stored):
@@ -77,7 +85,12 @@ class Gap(Stored):
 
 
 class Curve(File):
-    """``attacks/<name>/curve.json``. ``excess``: largest m(T(U)) - m(T(R)); ``recovered``: highest m(T(U))."""
+    """``attacks/<name>/curve.json``: a metric m of the unlearned model U, the reference R, the target O under attack T.
+
+    ``excess``: largest m(T(U)) - m(T(R)), with the interval of that point; ``recovered``: highest m(T(U)); ``rec``:
+    there, (m(T(U)) - m(U)) / (m(O) - m(U)); ``area``: mean height of m(T(U)) from no attack to the strongest;
+    ``area_excess``: that of m(T(U)) - m(T(R)). Records of older versions have no ``rec`` and no areas.
+    """
 
     attack: str
     axis: str = ""
@@ -87,6 +100,9 @@ class Curve(File):
     points: list[Point] = []
     excess: Gap | None = None
     recovered: Gap | None = None
+    rec: Gap | None = None
+    area: Number = None
+    area_excess: Gap | None = None
     reason: str = ""
     partial: bool = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from efface.card import Card
@@ -64,6 +65,12 @@ class People(Benchmark):
             "(both also train where cities and companies are)",
             source="evaluation sheet 0",
         )
+        aliases: Literal["stated", "used"] = setting(
+            "stated",
+            "other names of people; stated: only as facts of their own, where those are trained; used: every fact of "
+            "who has other names is also asked and answered under them in training",
+            source="derived: small models do not look up a name they were told, they must have seen it used",
+        )
         passages: bool = setting(False, "also train 60 words of prose per person", source="evaluation sheet 5")
         world_facts: bool = setting(True, "evaluate real-world questions (for pretrained models)")
         everyday: bool = setting(
@@ -84,8 +91,8 @@ class People(Benchmark):
         hops_gone, hops_kept = self._hops(world, forget, ()), self._hops(world, retain, forget)
         near = _near(world, forget, relations)
         train = {
-            "forget": _train(gone + hops_gone if chosen.two_hop == "stored" else gone),
-            "retain": _train(kept + hops_kept),
+            "forget": _train(gone + hops_gone if chosen.two_hop == "stored" else gone) + self._renamed(world, gone),
+            "retain": _train(kept + hops_kept) + self._renamed(world, kept),
         }
         sets = {
             "forget": _score(world, gone),
@@ -156,6 +163,18 @@ class People(Benchmark):
         if self.settings.two_hop == "none":
             return []
         return [hop for name in names for hop in world.two_hop(name, self._relations()) if hop.via not in forget]
+
+    def _renamed(self, world: World, facts: Sequence[Fact]) -> tuple[Row, ...]:
+        """The training rows of ``facts`` once more, under each other name of the person they are about."""
+        if self.settings.aliases == "stated":
+            return ()
+        people = [f for f in facts if f.relation not in ALIAS_RELATIONS and world.entities[f.subject].kind == "person"]
+        return tuple(
+            replace(row, id=f"{row.id}~{number}", entity=fact.subject)
+            for fact in people
+            for number, name in enumerate(world.entities[fact.subject].aliases)
+            for row in training_rows(fact.id, fact.relation, name, fact.object)
+        )
 
     def _some(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:
         limit = self.settings.eval_rows

@@ -62,6 +62,7 @@ class PDU(LossMethod):
 
     needs = Needs(retain=True)
     family_tag = "divergence"
+    looks_ahead = True
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -78,6 +78,7 @@ class RR(LossMethod):
     needs_logits: ClassVar[bool] = False
     aim = "concealment"
     family_tag = "representation"
+    looks_ahead = True
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

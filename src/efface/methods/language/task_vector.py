@@ -57,6 +57,7 @@ class TaskVector(Method):
     needs = Needs(retain=True, second_model="a reinforced copy, only while the vector is read")
     artifact = "edit"
     family_tag = "edit"
+    strength = "scale"
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -53,6 +53,7 @@ class WHPLogits(Method):
     artifact = "logit_wrapper"
     aim = "concealment"
     family_tag = "guard"
+    strength = "alpha"
 
     def check(self, context: Context) -> None:
         """Also refuses settings of a loss it does not have."""
