@@ -109,3 +109,14 @@ def test_surrogates_are_chosen_once_for_all_models(lm: Bench, monkeypatch: pytes
     for given, filters in ((first, 2), (context(lm), 2), (replace(first, seed=1), 3), (context(lm, naive="base"), 4)):
         next(attack.points(given))
         assert len(made) == filters
+
+
+def test_surrogates_are_held_against_every_plain_metric_of_the_forget_rows() -> None:
+    """Not only the two that other attacks are read by; never one that compares models or reads other passes."""
+    from efface.audit.attacks import curve_metrics
+
+    suite = load("people_full")
+    names = curve_metrics(suite, surrogates.Surrogates())
+    assert names[:2] == ["probability", "rouge"] and {"extraction_strength", "exact_match", "mcq_options"} <= set(names)
+    assert not {"fade", "cka_target", "key_word_mass", "probability_paraphrased_question", "mia_loss"} & set(names)
+    assert curve_metrics(suite, ATTACKS.get("paraphrase")()) == suite.attack_metrics

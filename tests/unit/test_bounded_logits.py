@@ -12,10 +12,13 @@ import torch
 from efface.audit.roles import PassSettings, Role
 from efface.audit.store import Store
 from efface.data.rows import Row
+from efface.metrics.base import Need
 from efface.metrics.fade import cross_need
 from efface.passes import batching
 from efface.passes.generate import GenerateSettings, generate
 from efface.passes.harness_model import likelihoods, pair
+from efface.passes.lens import lens
+from efface.passes.registry import PassInput
 from efface.passes.score import score
 from efface.testing.bench import bench
 
@@ -63,6 +66,7 @@ def rows() -> list[Row]:
 RUNS: dict[str, Callable] = {
     "score": lambda m: score(m, rows(), answers=("answer", "answer_paraphrase", "wrong")),
     "score and greedy": lambda m: score(m, rows(), generate=GenerateSettings(max_new_tokens=4)),
+    "lens": lambda m: lens(PassInput(m, rows(), Need("lens", variants=()), lambda role: m, lambda role, need: None)),
     "likelihoods": lambda m: likelihoods(m, [pair(m, r.prompt, " " + r.answer) for r in rows()], 4096),
     "samples": lambda m: generate(m, rows(), settings=GenerateSettings(max_new_tokens=4, samples=2, temperature=1.0)),
 }

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from efface import suites
+from efface.attacks.base import ATTACKS
 from efface.audit.roles import PassSettings, Role
 from efface.audit.store import Store
 from efface.data.rows import Row
@@ -222,3 +223,17 @@ def test_the_suite_names_the_twelve() -> None:
     for names in (*suite.metrics.values(), suite.attack_metrics):
         for name in names:
             METRICS.get(name)
+
+
+def test_the_suite_attacks_as_the_protocol_does() -> None:
+    """Relearning up to 100 steps of 4 rows, fine-tuning on other data up to 250 steps of 32, a short search for a
+    suffix, and fixed prompts, where every metric of the curve has a value (no lead-in, which cuts the options off)."""
+    entries = {entry.label or entry.name: entry for entry in suites.load("full_stack").attacks}
+    training = {name: e.settings for name, e in entries.items() if e.name == "relearn"}
+    spent = {name: (max(given["steps"]), given["batch_size"]) for name, given in training.items()}
+    assert spent == {"relearn_in_domain": (100, 4), "relearn_out_of_domain": (250, 32)}
+    assert entries["input_gcg_short"].name == "gcg" and "weaker" in " ".join(ATTACKS.get("gcg").card.derived)
+    assert {entries["input_starts"].name, entries["input_prompts"].name} == {"prefix_forcing", "prompts"}
+    assert entries["input_starts"].settings == {"lead_in": False}
+    for entry in entries.values():
+        ATTACKS.get(entry.name)(**entry.settings)

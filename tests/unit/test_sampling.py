@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from efface.attacks.base import AttackContext
-from efface.attacks.forcing import FirstToken, FirstTokenForcing, PrefixForcing, at_the_start
+from efface.attacks.forcing import STARTS, FirstToken, FirstTokenForcing, PrefixForcing, at_the_start
 from efface.attacks.sampling import Sampling
 from efface.audit.attacks import Runner
 from efface.audit.roles import PassSettings, Role
+from efface.data.rows import Bundle, Row
+from efface.errors import NeedsError
 from efface.models.tampering import StateEdit, Tampering
 from efface.passes.generate import GenerateSettings, generate
 from efface.suites import AttackEntry, Suite
@@ -199,3 +201,41 @@ def test_a_phrase_gets_past_a_refusal_that_sits_in_the_first_token(b) -> None:
     target = [sum(lp) / len(lp) for lp in outputs(open_.adapter, cut)]
     near = [abs(f - t) < 0.1 for f, t in zip(forced, target, strict=True)]
     assert max(plain) < -10 and sum(near) > 0.7 * len(near)
+
+
+def told(b, start: str, rows=None) -> str:
+    """What the attack says to a start that it must refuse."""
+    data = b.data if rows is None else Bundle("x", "text", train={}, eval={"forget": rows})
+    with pytest.raises(NeedsError) as caught:
+        list(PrefixForcing(starts=("Yes:", start)).points(AttackContext(b.model("target"), data)))
+    assert caught.value.code == "attack.test-answers" and start[-12:] in caught.value.cause and caught.value.fix
+    return caught.value.cause
+
+
+def test_a_phrase_that_tells_an_answer_is_refused(b) -> None:
+    """The whole answer of one row, or its object alone, whatever the case; nothing is attacked before."""
+    row = next(r for r in b.data.eval["forget"] if r.fact.endswith("born_in"))
+    wanted = _fact(b, row).object
+    assert row.id in told(b, f"Sure. {row.answer} As I said:")
+    told(b, f"it was in {wanted.upper()}, so:")
+    told(b, "{question} In " + wanted + "!")
+
+
+def test_rows_without_a_world_are_checked_by_names_and_words(b) -> None:
+    """Of an answer without a world: a name or number that the question lacks, or all its telling words; a part of them,
+    or a name that the question holds, tells nothing."""
+    rows = [
+        Row("a", "Ada Bell was born in Port Ruvo.", "Where was Ada Bell born?", entity="Ada Bell"),
+        Row("b", "She likes red wool.", "What does Ada Bell like?", entity="Ada Bell"),
+    ]
+    told(b, "They say Port Ruvo, so:", rows)
+    told(b, "It is wool, likes and red:", rows)
+    data = Bundle("x", "text", train={}, eval={"forget": rows})
+    fine = ("It is red:", "Ada Bell, you say? {question}", *STARTS)
+    assert len(list(PrefixForcing(starts=fine).points(AttackContext(b.model("target"), data)))) == len(fine)
+
+
+def test_the_built_in_phrases_and_the_lead_in_stay_allowed(b) -> None:
+    """One restates the question, and the lead-in is made of the answer's own words before its object."""
+    found = points(b)
+    assert [p.budget["starts"] for p in found] == [1, 2, 3, 4, 5] and found[-1].rows is not None

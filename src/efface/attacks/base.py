@@ -80,6 +80,7 @@ class Attack:
     families: ClassVar[tuple[str, ...]] = ("causal_lm",)
     needs_original: ClassVar[bool] = False
     needs_naive: ClassVar[bool] = False
+    reads_all: ClassVar[bool] = False  # along its curve every plain metric of the forget rows, not the suite's few
     reads: ClassVar[str] = ""  # metric the conclusion reads this attack by, where the suite measures it
     version: ClassVar[int] = 1  # raised when the same settings would give another curve
 

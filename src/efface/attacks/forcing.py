@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,10 @@ from torch import Tensor
 from efface.attacks.bare import has_second_model
 from efface.attacks.base import Attack, AttackContext, AttackPoint, attack
 from efface.attacks.lead_in import LeadIn
+from efface.attacks.wording import asked, known_objects
 from efface.card import Card
-from efface.data.rows import Bundle, Rows
+from efface.data.rows import Bundle, Row, Rows
+from efface.data.telling import tells
 from efface.errors import NeedsError
 from efface.models.tampering import Tampering
 from efface.passes.generate import GenerateSettings
@@ -36,7 +38,7 @@ PREFIX = Card(
     summary="The answer is made to begin with a phrase that no refusal begins with; each row counts with its best "
     "phrase. Refusals and other answers learned for a question sit in their first tokens.",
     derived=(
-        "the phrases, one of which restates the question; none holds anything of the answer",
+        "the phrases, one of which restates the question; a phrase that tells the answer of a row is refused",
         "the lead-in: all words of the answer before its object (`X was born in`), where the world tells the object; "
         "it tells the form of the answer, to the reference too",
     ),
@@ -90,13 +92,27 @@ class PrefixForcing(Attack):
 
     def points(self, context: AttackContext) -> Iterator[AttackPoint]:
         """Phrase after phrase; after the lead-in, only the rest of the answer is scored."""
-        rows = [row for found in self.measured(context.data).values() for row in found if row.prompt]  # type: ignore[union-attr]
-        for n, start in enumerate(self.settings.starts, start=1):
-            forced = {row.id: start.replace("{question}", row.prompt) for row in rows}  # type: ignore[union-attr]
+        rows = [row for found in self.measured(context.data).values() for row in asked(found)]
+        starts = [{row.id: start.replace("{question}", row.prompt) for row in rows} for start in self.settings.starts]
+        for forced in starts:
+            _refuse_told(rows, forced, context.data.world)
+        for n, forced in enumerate(starts, start=1):
             yield _begun(context.adapter, n, forced)
-        lead = LeadIn.of(rows, context.data, self.settings.lead_in)  # type: ignore[arg-type]
+        lead = LeadIn.of(rows, context.data, self.settings.lead_in)
         if lead.words:
-            yield _begun(context.adapter, 1 + len(self.settings.starts), lead.words, lead.cut)
+            yield _begun(context.adapter, 1 + len(starts), lead.words, lead.cut)
+
+
+def _refuse_told(rows: Sequence[Row], forced: dict[str, str], world: Any) -> None:
+    """``NeedsError`` ``attack.test-answers`` where a forced start gives away the answer of its row."""
+    wanted = known_objects(world)
+    for row in rows:
+        if tells(forced[row.id], row, wanted.get(row.fact, "")):
+            raise NeedsError(
+                "attack.test-answers",
+                f"The forced start of row {row.id} holds its answer: {forced[row.id][:120]!r}.",
+                "take the answer, or this phrase, out of prefix_forcing.starts.",
+            )
 
 
 def _begun(
@@ -151,20 +167,24 @@ class FirstTokenForcing(Attack):
 
 @dataclass(frozen=True, eq=False)
 class FirstToken(Tampering):
-    """The first answer token is the model's choice number ``rank`` (0: the usual one); what follows is as usual.
+    """The first answer token is the model's choice number ``rank`` (0: the usual one) among all but the ids
+    ``ruled_out``; what follows is as usual.
 
     Works where answers are generated from their question (``passes.generate``); teacher-forced scores do not change.
     """
 
     rank: int = 0
+    ruled_out: tuple[int, ...] = ()
 
     def digest(self) -> str:
         """Hash (hex) of everything that changes outputs."""
-        return f"{super().digest()}/first-{self.rank}"
+        without = f"/without-{','.join(map(str, sorted(self.ruled_out)))}" if self.ruled_out else ""
+        return f"{super().digest()}/first-{self.rank}{without}"
 
     @contextmanager
     def editing(self, adapter: CausalLM, last_prompt: Tensor | None, ids: Tensor) -> Iterator[None]:
-        """During the forward that ends the question, the ``rank`` likeliest next tokens are ruled out."""
+        """During the forward that ends the question, ``ruled_out`` and then the ``rank`` likeliest next tokens are
+        ruled out."""
         rows = None if last_prompt is None else at_the_start(ids, last_prompt, adapter.pad)
         handle = adapter.hf.get_output_embeddings().register_forward_hook(self._ruling_out(adapter, rows))
         try:
@@ -175,13 +195,20 @@ class FirstToken(Tampering):
 
     def _ruling_out(self, adapter: CausalLM, rows: Tensor | None) -> Callable[..., Any]:
         def rule_out(module: Any, args: Any, logits: Tensor) -> Tensor:
-            if rows is None or not self.rank or logits.numel() != len(rows) * logits.shape[-1]:
+            if rows is None or logits.numel() != len(rows) * logits.shape[-1]:
                 return logits
-            bias = 0.0 if adapter.logit_bias is None else adapter.logit_bias.to(logits.device, logits.dtype)
-            without = logits.scatter(-1, (logits + bias).topk(self.rank, dim=-1).indices, float("-inf"))
+            without = self._without(adapter, logits)
             return torch.where(rows.to(logits.device).reshape(*logits.shape[:-1], 1), without, logits)
 
         return rule_out
+
+    def _without(self, adapter: CausalLM, logits: Tensor) -> Tensor:
+        ids = torch.tensor(self.ruled_out, dtype=torch.long, device=logits.device)
+        left = logits.index_fill(-1, ids, float("-inf"))
+        if not self.rank:
+            return left
+        bias = 0.0 if adapter.logit_bias is None else adapter.logit_bias.to(logits.device, logits.dtype)
+        return left.scatter(-1, (left + bias).topk(self.rank, dim=-1).indices, float("-inf"))
 
 
 def at_the_start(ids: Tensor, last_prompt: Tensor, pad: int) -> Tensor:

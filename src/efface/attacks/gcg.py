@@ -26,7 +26,8 @@ CARD = Card(
         "classic budget: 20 tokens, top-k 256, 512 candidates, 500 steps; on unlearned models 1,500 steps",
     ),
     derived=(
-        "budget for two cores: 10 tokens, 32 candidates, 30 steps",
+        "budget for two cores: 10 tokens, 32 candidates, 30 steps: weaker than any published one (about 1/270 of the "
+        "tries of the classic budget, 1/800 of those on unlearned models)",
         "universal over training facts and tested on others, so that the suffix cannot hold a tested answer",
     ),
     differs=(
@@ -40,7 +41,11 @@ CARD = Card(
         ".52; SmallLR .07, .18, .20; references .02, .04, .04 and .01, .03, .04",
         "ROUGE-L does not follow at this budget: HeadOnly .21, .12, .04",
     ),
-    fooled_by=("a short budget that finds nothing says little: random search with as many tries is the setting `how`",),
+    fooled_by=(
+        "a short budget that finds nothing does not show that a published one would not: 1,500 steps with a loss on "
+        "layer 20 (arXiv:2510.07626) are out of reach on a CPU",
+        "random search with as many tries is the setting `how`",
+    ),
 )
 
 

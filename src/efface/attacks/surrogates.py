@@ -61,6 +61,7 @@ class Surrogates(Attack):
 
     threat = "black-box"
     controls = ("reference", "target")
+    reads_all = True
     needs_original = True
     needs_naive = True
 

@@ -15,7 +15,7 @@ from efface.audit.roles import PassSettings, Role
 from efface.audit.store import Store
 from efface.data.rows import Bundle, Rows, digest_rows
 from efface.errors import DataError, NeedsError, RunFailed
-from efface.metrics.base import METRICS, Metric, Score, Tables, best_of, compute
+from efface.metrics.base import METRICS, Metric, Need, Score, Tables, best_of, compute
 from efface.passes.cache import SCHEMA_VERSION
 from efface.passes.registry import PASSES
 from efface.progress import SILENT, Progress
@@ -81,6 +81,7 @@ class Runner:
             progress,
         )
         self.store = store
+        self.metrics: Sequence[str] = suite.attack_metrics  # measured along the curve at hand
 
     def run(
         self,
@@ -92,6 +93,7 @@ class Runner:
         """One attack on the unlearned model and its controls. After ``seconds`` the curve of the unlearned model ends
         where it is and the result is ``partial``; the controls run as far as it did, whatever that takes."""
         attack = ATTACKS.get(entry.name)(**entry.settings)
+        self.metrics = curve_metrics(self.suite, attack)
         result = AttackResult(entry.label or entry.name, entry.name, attack.threat)
         family = self.roles["unlearned"].adapter().family
         result.reason = f"it does not apply to a {family}" if family not in attack.families else attack.check(self.data)
@@ -218,7 +220,7 @@ class Runner:
         ]
 
     def _chosen(self, sets: Mapping[str, Rows]) -> list[tuple[Metric, str]]:
-        return [(METRICS.get(name), rows) for rows in sets for name in self.suite.attack_metrics]
+        return [(METRICS.get(name), rows) for rows in sets for name in self.metrics]
 
     def _known(self, role: str, sets: Mapping[str, Rows]) -> dict[Any, Any]:
         """Tables of these rows that the audit has already, under the role name of a curve's own store."""
@@ -239,13 +241,13 @@ class Runner:
 
     def _pass_versions(self) -> dict[str, int]:
         """Versions of the registered passes that the metrics along a curve read."""
-        kinds = {need.kind for name in self.suite.attack_metrics for need in METRICS.get(name).needs}
+        kinds = {need.kind for name in self.metrics for need in METRICS.get(name).needs}
         return {kind: PASSES.get(kind).version for kind in kinds & set(PASSES.names())}
 
     def _place(self, attack: Attack, entry: AttackEntry, role: str) -> Path | None:
         if self.cache is None:
             return None
-        versions = {name: METRICS.get(name).version for name in self.suite.attack_metrics}
+        versions = {name: METRICS.get(name).version for name in self.metrics}
         sets = {name: digest_rows(rows) for name, rows in attack.measured(self.data).items()}
         built = self.built_with.model_dump(mode="json") if self.built_with else None
         original = self.roles["target"].key() if attack.needs_original and "target" in self.roles else ""
@@ -270,6 +272,20 @@ class Runner:
         ]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
         return self.cache / "curves" / f"{key}.json"
+
+
+def curve_metrics(suite: Suite, attack: Attack) -> Sequence[str]:
+    """What is measured along a curve: the suite's attack metrics, and for an attack that ``reads_all`` also every
+    metric of the forget rows that says how much is known and needs no more than the model's scores and answers."""
+    if not attack.reads_all:
+        return suite.attack_metrics
+    own = [METRICS.get(name) for name in suite.metrics.get("forget", ())]
+    plain = [m.name for m in own if m.orientation == "knowledge" and all(map(_is_plain, m.needs))]
+    return list(dict.fromkeys([*suite.attack_metrics, *plain]))
+
+
+def _is_plain(need: Need) -> bool:
+    return need.kind in ("score", "generate") and (need.rows, need.role, need.prompt) == ("*", "subject", "prompt")
 
 
 def _refuse_unmeasured(scores: Sequence[Score]) -> None:

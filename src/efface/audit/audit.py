@@ -138,10 +138,16 @@ def conclusion_of(
         metric = own if own in suite.attack_metrics else suite.attack_metrics[0]
         found += find.recovery(result, metric, _gap(o, r, metric), **options)
         if result.name == "surrogates":
-            found += of_curve(result, suite.attack_metrics, **options)
+            found += of_curve(result, _measured(result), **options)
         if result.reason:
             left_out.append(f"{result.label}: {result.reason}.")
     return conclude(found, has_reference=bool(r), n=n, not_tested=left_out)
+
+
+def _measured(result: AttackResult) -> list[str]:
+    """The metrics along an attack's curve."""
+    points = result.curves["unlearned"].points if "unlearned" in result.curves else []
+    return list(dict.fromkeys(s["name"] for s in points[0]["scores"])) if points else []
 
 
 def _gap(target: list[Score], reference: list[Score], name: str) -> float | None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from efface.models.base import ModelAdapter
     from efface.passes.cache import Cache
 
-VERSION = 1  # raised when the same models and settings would give other numbers
+VERSION = 2  # raised when the same models and settings would give other numbers
 MIXABLE = ("weights", "edit", "adapter")
 STRENGTH = "extraction_strength"
 REWORDED = "extraction_strength_paraphrased_question"

@@ -163,12 +163,17 @@ class Budget:
 
 
 def seconds_per_forward(adapter: ModelAdapter, data: Bundle) -> float:
-    """Seconds that scoring one forget row takes on this model and machine (median-length rows, one warm batch)."""
+    """Seconds that scoring one forget row takes on this model and machine (median-length rows, one warm batch); 0 for a
+    model that hides its logits, until the first attack has told."""
+    from efface.errors import NeedsError
     from efface.passes.score import score
 
     rows = sorted(data.eval["forget"], key=lambda r: len(getattr(r, "answer", "")))
     middle = rows[max(0, len(rows) // 2 - PROBE_ROWS // 2) :][:PROBE_ROWS]
-    score(adapter, middle[:1])
+    try:
+        score(adapter, middle[:1])
+    except NeedsError:
+        return 0.0
     started = time.monotonic()
     score(adapter, middle)
     return (time.monotonic() - started) / len(middle)

@@ -93,8 +93,8 @@ def _calibrated(done: Sequence[dict[str, Any]]) -> dict[str, Any]:
     kept = [c for c in found if not c["reason"]]
 
     def score(rows: str, model: str) -> dict[str, Any] | None:
-        places = (c["scores"][rows][model] for c in kept)
-        return over_seeds([p["value"], p["low"], p["high"]] for p in places)
+        places = (c["scores"].get(rows, {}).get(model) for c in kept)
+        return over_seeds([p["value"], p["low"], p["high"]] for p in places if p)
 
     return {
         "reason": "; ".join(dict.fromkeys(c["reason"] for c in found if c["reason"])),
@@ -105,6 +105,7 @@ def _calibrated(done: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for rows in ("forget", "forget_reworded", "retain")
             for model in ("target", "mixed", "unlearned")
         },
+        "forget_similar_mixed": score("forget_similar", "mixed"),
     }
 
 

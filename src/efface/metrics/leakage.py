@@ -13,7 +13,18 @@ from efface.metrics.base import Need, NotComputed, Score, Tables, metric
 from efface.metrics.generation import MUSE
 from efface.metrics.membership import min_k
 from efface.metrics.memorisation import CODE
-from efface.metrics.privacy import ATTACKS, SHIFT, SIDES, Familiarity, Sides, both_scored, difference_draws, sides
+from efface.metrics.privacy import (
+    ATTACKS,
+    SHIFT,
+    SIDES,
+    Familiarity,
+    Sides,
+    both_scored,
+    common,
+    controls_of,
+    difference_draws,
+    sides,
+)
 from efface.metrics.stats import auc, auc_draws, group, percentile, smallest_seen, unit
 
 PAIRED = (*SIDES, Need("score", role="reference"), Need("score", "holdout", "reference"))
@@ -36,7 +47,7 @@ def paired(tables: Tables, attack: Familiarity) -> tuple[float, float, np.ndarra
     if found is None or draws is None:
         raise NotComputed("no row of one side was scored under both the model and the reference")
     pairs, _ = found
-    return auc(*pairs[0]), auc(*pairs[1]), draws[0], draws[1], mine
+    return auc(*pairs[0]), auc(*pairs[1]), draws[0], draws[1], common(mine, theirs)
 
 
 @metric(
@@ -70,6 +81,7 @@ def privleak(tables: Tables) -> Score:
     extra = {"auc": a, "auc_reference": b, "difference": a - b, "rel_diff": (a - b) / b * 100 if b > 0 else None}
     if (size := smallest_seen(draws_a - draws_b, both.smaller)) is not None:
         extra["detectable_difference"] = size
+    extra |= controls_of(tables, min_k, ("base",))
     return _score(float(privacy_leak(a, b)), privacy_leak(draws_a, draws_b), both, extra)
 
 
@@ -98,7 +110,7 @@ def privleak_half(tables: Tables) -> Score:
         float(privacy_leak(a, 0.5)),
         privacy_leak(draws, np.float64(0.5)),
         both,
-        {"auc": a, "assumed_reference_auc": 0.5},
+        {"auc": a, "assumed_reference_auc": 0.5, **controls_of(tables, min_k, ("base",))},
     )
 
 

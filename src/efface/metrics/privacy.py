@@ -8,7 +8,7 @@ end token.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,13 +108,13 @@ def report(tables: Tables, attack: Familiarity, *, controls: Sequence[str]) -> S
         high,
         len(forget),
         int((~ok).sum()),
-        extra=extra | _controls(tables, attack, controls) | _power(tables, attack, both),
+        extra=extra | controls_of(tables, attack, controls) | _power(tables, attack, both),
         per_row=dict(zip(both.forget.rows, values.tolist(), strict=True)),
         entities=dict(zip(both.forget.rows, both.forget.entities, strict=True)),
     )
 
 
-def _controls(tables: Tables, attack: Familiarity, roles: Sequence[str]) -> dict[str, Any]:
+def controls_of(tables: Tables, attack: Familiarity, roles: Sequence[str]) -> dict[str, Any]:
     """A of models that never saw the forget set, where they are at hand; ``shifted``: the never-trained base separates
     the two sets by more than ``SHIFTED``, so membership cannot be read off them."""
     extra: dict[str, Any] = {}
@@ -135,7 +135,7 @@ def _power(tables: Tables, attack: Familiarity, mine: Sides) -> dict[str, Any]:
     except NotComputed:
         return {}
     draws = difference_draws(tables, mine, theirs)
-    size = None if draws is None else smallest_seen(draws[0] - draws[1], mine.smaller)
+    size = None if draws is None else smallest_seen(draws[0] - draws[1], common(mine, theirs).smaller)
     return {} if size is None else {"detectable": size}
 
 
@@ -148,6 +148,12 @@ def difference_draws(tables: Tables, mine: Sides, theirs: Sides) -> tuple[np.nda
     (pair, other), groups = found
     options = {"seed": tables.seed, "resamples": tables.resamples}
     return auc_draws(*pair, *groups, **options), auc_draws(*other, *groups, **options)
+
+
+def common(mine: Sides, theirs: Sides) -> Sides:
+    """``mine`` with the rows that are scored under both roles only."""
+    pairs = ((mine.forget, theirs.forget), (mine.holdout, theirs.holdout))
+    return Sides(*(replace(a, values=np.where(np.isnan(b.values), np.nan, a.values)) for a, b in pairs))
 
 
 def both_scored(mine: Sides, theirs: Sides) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[Groups]] | None:

@@ -43,7 +43,7 @@ INDEX = pa.schema(
         ("score", pa.float32()),  # share of the concept's tokens among the 20 raised (or lowered) most
         ("threshold", pa.float32()),  # 99.9th percentile by chance
         ("drop", pa.float32()),  # nats per answer token that noise on this vector costs the concept
-        ("drop_others", pa.float32()),  # ... and the other concepts
+        ("drop_others", pa.float32()),  # ... and the other concepts (null here and below: not worked out, too little)
         ("drop_random", pa.float32()),  # ... noise on random vectors of the layer costs the concept
         ("used", pa.bool_()),
         ("ids", pa.list_(pa.int32())),  # the concept's tokens
@@ -69,7 +69,7 @@ class Found:
     sign: int = 1
 
 
-@table_pass("concept_index", version=2)
+@table_pass("concept_index", version=3)
 def concept_index(given: PassInput) -> pa.Table:
     """The vectors of the model at hand, one line per candidate. A benchmark that brings its own records
     (``world.concept_vectors``: {concept, layer, column}) is taken at its word."""
@@ -103,7 +103,7 @@ def locate(adapter: Any, rows: Sequence[Row], known: Concepts, *, seed: int = 0)
         for i in best:
             layer, column = _place(i, width)
             drop, others, chance = _costs(adapter, rows, before, known.rows[name], layer, column, width, seed)
-            used = drop >= FACTOR * max(chance, LEAST)
+            used = chance is not None and drop >= FACTOR * max(chance, LEAST)
             mine.append(
                 Found(
                     name,
@@ -178,17 +178,20 @@ def _costs(
     column: int,
     width: Sequence[int],
     seed: int,
-) -> tuple[float, float, float]:
-    """Nats per token lost by (the concept, the other rows, the concept under noise on random vectors of the layer)."""
+) -> tuple[float, float | None, float | None]:
+    """Nats per token lost by (the concept, the other rows, the concept under noise on random vectors of the layer). The
+    last two are not worked out where the first is too small to count whatever they are."""
     mine = np.zeros(len(rows), dtype=bool)
     mine[list(own)] = True
-    gone = before - _under_noise(adapter, rows, layer, column, seed)
+    own_rows, other_rows = ([r for r, m in zip(rows, mine, strict=True) if bool(m) is side] for side in (True, False))
+    drop = float(np.nanmean(before[mine] - _under_noise(adapter, own_rows, layer, column, seed)))
+    if not drop >= FACTOR * LEAST:
+        return drop, None, None
     order = np.random.default_rng(derive(seed, "controls", layer)).permutation(width[layer - 1])
     random = [int(c) for c in order if c != column][:CONTROLS]
-    own_rows = [rows[i] for i in own]
     chance = [np.nanmean(before[mine] - _under_noise(adapter, own_rows, layer, c, seed)) for c in random]
-    others = float(np.nanmean(gone[~mine])) if (~mine).any() else float("nan")
-    return float(np.nanmean(gone[mine])), others, float(np.mean(chance))
+    gone = before[~mine] - _under_noise(adapter, other_rows, layer, column, seed) if other_rows else np.array([np.nan])
+    return drop, float(np.nanmean(gone)), float(np.mean(chance))
 
 
 def _under_noise(adapter: Any, rows: Sequence[Row], layer: int, column: int, seed: int) -> np.ndarray:

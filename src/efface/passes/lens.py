@@ -14,7 +14,7 @@ from efface.errors import NeedsError
 from efface.metrics.base import NotComputed
 from efface.models.base import Batch
 from efface.models.kernels import only_labels
-from efface.passes.batching import batches, label_budget
+from efface.passes.batching import batches, label_budget, sliced
 from efface.passes.pathways import components
 from efface.passes.registry import PassInput, table_pass
 from efface.passes.score import reduce
@@ -48,10 +48,15 @@ def lens(given: PassInput) -> pa.Table:
     encoded = [adapter.encode(row, prompt=prompt) for row in given.rows]
     found: dict[int, list[tuple[list[float], list[int]]]] = {}
     with adapter.evaluating():
-        for part in batches(encoded, token_budget=given.token_budget, labels=max(64, label_budget(adapter) // depth)):
+        labels = max(1, label_budget(adapter) // depth)
+        for part in batches(encoded, token_budget=given.token_budget, labels=labels):
             batch = adapter.collate([encoded[i] for i in part], part).to(adapter.device)
-            stats = reduce(lens_logits(adapter, batch, tap), batch.label_id.repeat(depth))
-            lp, rank = (value.reshape(depth, -1) for value in (stats.lp, stats.rank))
+            pieces = [
+                reduce(lens_logits(adapter, piece, tap), piece.label_id.repeat(depth))
+                for piece in sliced(batch, labels)
+            ]
+            lp = torch.cat([piece.lp.reshape(depth, -1) for piece in pieces], 1)
+            rank = torch.cat([piece.rank.reshape(depth, -1) for piece in pieces], 1)
             for k, i in enumerate(part):
                 mine = (batch.label_row == k).cpu()
                 found[i] = [(lp[d][mine].tolist(), rank[d][mine].tolist()) for d in range(depth)]

@@ -130,12 +130,13 @@ def _scores(board: Mapping[str, Any]) -> Section:
 
 def _calibrated(board: Mapping[str, Any]) -> Section:
     tau = board["calibrate"]["tau"]
-    head = ["Rank", "Method", "alpha*", "Forget ES", "Forget ES, reworded", "Retain ES"]
+    head = ["Rank", "Method", "alpha*", "Forget ES", "Forget ES, reworded", "Forget ES, similar", "Retain ES"]
     head += ["Rank without control", "Forget ES without", "Retain ES without", "Remark"]
     rows = []
     for m in sorted(board["methods"], key=lambda m: (m["rank"] is None, m["rank"] or 0)):
         u = m["uwc"]
-        cells = [_number(u[k]) for k in ("alpha", "forget_mixed", "forget_reworded_mixed", "retain_mixed")]
+        readings = ("forget_mixed", "forget_reworded_mixed", "forget_similar_mixed")
+        cells = [_number(u.get(k)) for k in ("alpha", *readings, "retain_mixed")]
         without = [_number(u[k]) for k in ("forget_unlearned", "retain_unlearned")]
         rows.append([_place(m["rank"]), *_name(m), *cells, _place(m["rank_without_control"]), *without, _remark(m)])
     rows += _bounds(board) if rows else []
@@ -148,7 +149,7 @@ def _bounds(board: Mapping[str, Any]) -> list[list[str]]:
     kept = next((m["uwc"]["retain_target"] for m in board["methods"] if m["uwc"]["retain_target"]), None)
     found = (("target", _number(kept)), ("reference", ""))
     return [
-        ["", f"({role})", "", _number(board["controls"][role].get(FORGET_ES)), "", retain, *[""] * 4]
+        ["", f"({role})", "", _number(board["controls"][role].get(FORGET_ES)), "", "", retain, *[""] * 4]
         for role, retain in found
         if board["controls"][role]
     ]

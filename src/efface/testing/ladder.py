@@ -78,6 +78,7 @@ MUST_FLAG = {
     "surrogates_drawn": ("OneHop",),
     "prefix_forcing": ("HeadOnly",),
     "first_token": ("Hesitant",),
+    "suppress_refusals": ("Hesitant",),
     "sampling": ("Hesitant",),
     "emphasis": ("Guard",),
     "prompts": ("Guard",),
