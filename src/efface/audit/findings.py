@@ -113,9 +113,10 @@ def utility(
 def recovery(result: AttackResult, metric: str, gap: float | None, *, seed: int, resamples: int) -> list[Finding]:
     """The clearest point of one attack's curve, corrected for having looked at every point.
 
-    Two things must hold at it: under the attack the model shows more than the reference does (the excess), and the
-    attack raised it by more than it raised the reference (the gain). Without the second, what the outputs show anyway
-    would count as brought back; without the first, an attack that harms the reference would.
+    Two things must hold at it: under the attack the model shows more than the reference does (the excess, whose p is
+    the finding's), and the attack raised it, by more than it raised the reference (the gain). Without the second, what
+    the outputs show anyway would count as brought back; without the first, an attack that harms the reference would.
+    A model that never knew has no excess, so the p that is corrected for many attacks is that of the excess alone.
     """
     u, r = result.curves.get("unlearned"), result.curves.get("reference")
     if not u or not r or len(u.points) < 2:
@@ -126,64 +127,61 @@ def recovery(result: AttackResult, metric: str, gap: float | None, *, seed: int,
     rows = next((name for name in ("forget", "two_hop", NAMES) if point_score(u.points[0], metric, name)), None)
     if not pairs or rows is None:
         return []
-    best: _Point | None = None
-    looked = 0
-    start = {side: point_score(curve.points[0], metric, rows) for side, curve in (("mine", u), ("theirs", r))}
-    for mine, theirs in pairs:
-        if not _has_power(result, metric, mine["budget"], rows):
-            continue
-        a, b = point_score(mine, metric, rows), point_score(theirs, metric, rows)
-        point = _point(a, b, start, mine["budget"], seed=seed, resamples=resamples) if a and b else None
-        looked += point is not None
-        if point and (best is None or (point.p, -point.least) < (best.p, -best.least)):
-            best = point
-    if best is None:
-        return [
-            Finding(
-                "power",
-                result.label,
-                f"{result.label}: no point of the curve has power (the target itself loses the facts there).",
-                False,
-            )
-        ]
-    p = min(1.0, best.p * looked)
+    start = [point_score(curve.points[0], metric, rows) or {} for curve in (u, r)]
+    scored = [
+        (point_score(a, metric, rows), point_score(b, metric, rows), a["budget"])
+        for a, b in pairs
+        if _has_power(result, metric, a["budget"], rows)
+    ]
+    tried = [
+        point
+        for a, b, budget in scored
+        if a and b and (point := _point(a, b, start, budget, seed=seed, resamples=resamples))
+    ]
+    if not tried:
+        says = f"{result.label}: no point of the curve has power (the target itself loses the facts there)."
+        return [Finding("power", result.label, says, False)]
+    best = min(tried, key=lambda point: (not point.gained(len(tried)), point.excess.p, -point.least))
+    p = min(1.0, best.excess.p * len(tried))
     share = best.least / gap if gap and gap > 0 and rows != NAMES else None
-    flag = p < 0.05 and best.least > 0 and (share is None or share > MARGINS.get(metric, MARGIN))
-    where = ", ".join(f"{k} {v:g}" for k, v in best.budget.items())
+    flag = p < 0.05 and best.gained(len(tried)) and (share is None or share > MARGINS.get(metric, MARGIN))
     what = f"{_label(metric)} of the forgotten names" if rows == NAMES else _label(metric)
-    says = (
-        f"{result.label} at {where}: {what} {best.excess.value:+.3f} above the reference under the same "
-        f"attack {_interval(best.excess)}, of which the attack brought {best.gain.value:+.3f} {_interval(best.gain)}, "
-        f"p = {p:.3f} after correcting for {looked} points."
-    )
+    says = f"{result.label} at {best.told(what)}, p = {p:.3f} after correcting for {len(tried)} points."
     evidence = asdict(best.excess) | {"gain": asdict(best.gain), "budget": best.budget}
     return [Finding("disclosure" if rows == NAMES else "recovery", result.label, says, flag, p, share, evidence)]
 
 
 @dataclass(frozen=True)
 class _Point:
-    """One point of a curve. ``excess``: unlearned above reference under the attack; ``gain``: how much more the attack
-    raised the one than the other."""
+    """One point of a curve. ``excess``: unlearned above reference under the attack; ``gain``: how far the attack raised
+    the unlearned model, or how much further than the reference, whichever is less."""
 
     excess: Difference
     gain: Difference
     budget: Mapping[str, float]
 
-    @property
-    def p(self) -> float:
-        """That one of the two does not hold (intersection-union: the larger p)."""
-        return max(self.excess.p, self.gain.p)
+    def gained(self, looked: int) -> bool:
+        """Whether the attack raised the model, and by more than the reference, corrected for ``looked`` points."""
+        return self.gain.value > 0 and self.gain.p * looked < 0.05
 
     @property
     def least(self) -> float:
         """The smaller of the two: what was brought back, as far as the reference does not show it."""
         return min(self.excess.value, self.gain.value)
 
+    def told(self, what: str) -> str:
+        """Where, how far above the reference, and how much of that the attack brought."""
+        where = ", ".join(f"{k} {v:g}" for k, v in self.budget.items())
+        return (
+            f"{where}: {what} {self.excess.value:+.3f} above the reference under the same attack "
+            f"{_interval(self.excess)}, of which the attack brought {self.gain.value:+.3f} {_interval(self.gain)}"
+        )
+
 
 def _point(
     mine: Mapping[str, Any],
     theirs: Mapping[str, Any],
-    start: Mapping[str, dict[str, Any] | None],
+    start: Sequence[Mapping[str, Any]],
     budget: Mapping[str, float],
     *,
     seed: int,
@@ -191,11 +189,13 @@ def _point(
 ) -> _Point | None:
     """None where no row was scored under both, before and under the attack."""
     options = {"seed": seed, "resamples": resamples}
-    before = [(start[side] or {}).get("per_row", {}) for side in ("mine", "theirs")]
-    raised = [_raised(after["per_row"], was) for after, was in zip((mine, theirs), before, strict=True)]
+    raised = [
+        _raised(after["per_row"], was.get("per_row", {})) for after, was in zip((mine, theirs), start, strict=True)
+    ]
     excess = difference(mine["per_row"], theirs["per_row"], mine["entities"], **options)
+    rise = difference(mine["per_row"], start[0].get("per_row", {}), mine["entities"], **options)
     gain = difference(*raised, mine["entities"], **options)
-    return _Point(excess, gain, budget) if excess and gain else None
+    return _Point(excess, min(gain, rise, key=lambda g: g.value), budget) if excess and gain and rise else None
 
 
 def _raised(after: Mapping[str, float | None], before: Mapping[str, float | None]) -> dict[str, float]:

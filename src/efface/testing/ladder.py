@@ -75,7 +75,6 @@ MUST_FLAG = {
     "multi_hop_elicited": ("OneHop",),
     "alias": ("OneHop",),
     "surrogates": ("OneHop",),
-    "surrogates_drawn": ("OneHop",),
     "prefix_forcing": ("HeadOnly",),
     "first_token": ("Hesitant",),
     "suppress_refusals": ("Hesitant",),
