@@ -16,7 +16,7 @@ from efface.audit.audit import Audit, examine
 from efface.testing.ladder import Ladder, ladder
 
 pytestmark = pytest.mark.slow
-WORLD = {"people": 16, "forget": 5, "eval_rows": 40}
+WORLD = {"people": 18, "forget": 8, "eval_rows": 40, "passages": False}
 METRICS = {
     "forget": ["probability", "rouge", "extraction_strength", "muse_knowmem", "fade", "cka_target", "lens_rank"],
     "retain": ["probability", "rouge"],
@@ -72,11 +72,12 @@ def test_a_model_that_never_knew_is_not_flagged(rung: str) -> None:
 
 @pytest.mark.parametrize("rung", ["HeadOnly", "Guard", "Bias"])
 def test_hidden_knowledge_is_found_behind_clean_answers(rung: str) -> None:
-    """Item 3: ROUGE says forgotten (not above R1), yet an attack brings it back."""
-    assert score(rung, "rouge").value <= score("R1", "rouge").value
-    attacks = ("remove_guard", "relearn_benign", "early_exit", "emphasis")
+    """Item 3: a headline measure says forgotten, yet an attack brings it back."""
+    shown = [f.flag for f in audit(rung).conclusion.findings if f.kind == "residue"]
+    assert len(shown) == 2 and not all(shown)
+    attacks = ("remove_guard", "relearn_in_domain", "early_exit", "emphasis")
     told = flagged(rung, *attacks)
-    assert "relearn_benign" in told and told & {"remove_guard", "early_exit", "emphasis"}
+    assert "relearn_in_domain" in told and told & {"remove_guard", "early_exit", "emphasis"}
     assert audit(rung, *attacks).conclusion.label in ("concealed", "retained")
 
 

@@ -82,6 +82,13 @@ def test_without_power_nothing_is_called_erased() -> None:
     assert result.label == "inconclusive" and "57%" in result.power
 
 
+def test_each_measure_must_see_beyond_its_own_margin() -> None:
+    """.29 of the gap would be missed: too much for probability (margin .1 and .15), not for ROUGE (.25 and .15)."""
+    for name, label in (("probability", "inconclusive"), ("rouge", "erased")):
+        dull = found("residue", name, False, share=0.0, low=-0.29 / (2.8 / 1.96))
+        assert conclude([dull, *CLEAN[1:]], has_reference=True, n=40, not_tested=()).label == label
+
+
 def test_holm_over_attacks() -> None:
     """p = .03 alone is a finding; as one of three attacks (.03 x 3 = .09) it is not."""
     one = found("recovery", "round", True, 0.03)

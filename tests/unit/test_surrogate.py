@@ -108,6 +108,22 @@ def test_ratio_by_hand() -> None:
     assert low.gap is None and low.pairs == 6
 
 
+def test_what_the_target_hardly_knew_cannot_fall_far() -> None:
+    """The target has .3 on surrogates, a model that never knew .0 there and on the rows: all there was is gone, rho 1.
+    Four pairs of four entities flag nothing, whatever they say."""
+    names = [f"r{i}" for i in range(6)]
+    none = {n: 0.0 for n in names}
+    rows = {"target": dict.fromkeys(names, 1.0), "unlearned": none, "reference": none}
+    again = {role: {f"{n}~": v for n in names} for role, v in (("target", 0.3), ("unlearned", 0.0), ("reference", 0.0))}
+    same = {f"{n}~": n for n in names}
+    found = consistency("m", rows, again, same, {n: n for n in names}, resamples=100)
+    assert found.surrogates == pytest.approx(0.3) and found.rho == pytest.approx(1.0) and not found.flag
+    kept = again | {"unlearned": {f"{n}~": 0.3 for n in names}}
+    assert consistency("m", rows, kept, same, {n: n for n in names}, resamples=100).flag
+    few = {name: source for name, source in same.items() if source < "r4"}
+    assert not consistency("m", rows, kept, few, {n: n for n in names}, resamples=100).flag
+
+
 def test_intervals_are_those_of_so_few_entities() -> None:
     """Seven entities, one pair each: ratio and gap of resampled means, read at Phi(-+ t_.975(6) sqrt(7/6))."""
     rng = np.random.default_rng(0)
@@ -132,7 +148,8 @@ def test_intervals_are_those_of_so_few_entities() -> None:
     fall = {side: drawn["target", side] - drawn["unlearned", side] for side in ("", "~")}
     gap = {side: np.abs(drawn["unlearned", side] - drawn["reference", side]) for side in ("", "~")}
     tail = scipy_stats.norm.cdf(scipy_stats.t.ppf([0.025, 0.975], 6) * np.sqrt(7 / 6))
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(fall["~"] / fall[""], tail)))
+    share = {side: fall[side] / (drawn["target", side] - drawn["reference", side]) for side in ("", "~")}
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(share["~"] / share[""], tail)))
     assert (found.gap_low, found.gap_high) == pytest.approx(tuple(np.quantile(gap["~"] - gap[""], tail)))
 
 

@@ -8,7 +8,8 @@
 4. Outputs do not, but some attack brings back more than from the reference (Holm-corrected over attacks): concealed.
    To bring back is to raise what the outputs show, by more than the attack raises it on the reference.
 5. One headline measure shows more and another does not: inconclusive.
-6. Nothing flagged, and a residue of a quarter of the gap would have been seen: erased. Otherwise inconclusive.
+6. Nothing flagged, and by every headline measure a residue of .15 of the gap beyond its margin would have been seen:
+   erased. Otherwise inconclusive.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from efface.audit.findings import Finding
+from efface.audit.findings import MARGIN, MARGINS, Finding
 from efface.metrics.stats import holm
 
-POWER_SHARE = 0.25
+POWER_SHARE = 0.15
 CLEAR_SHARE = 0.5
 
 
@@ -78,7 +79,7 @@ def conclude(findings: Sequence[Finding], *, has_reference: bool, n: int, not_te
             "One measure of the outputs shows more than the reference and another does not; two references that differ "
             f"in their seed alone can do that. {residue[0].says}",
         )
-    elif smallest is not None and smallest <= POWER_SHARE and by["recovery"]:
+    elif smallest is not None and _sharp(by["residue"]) and by["recovery"]:
         label, why = (
             "erased",
             "Neither the outputs nor any attack that was run shows more than the reference model does.",
@@ -116,14 +117,23 @@ def _correct(findings: Sequence[Finding]) -> list[Finding]:
     ]
 
 
-def _detectable(residue: Sequence[Finding]) -> float | None:
-    """The largest among the headline metrics of what would be missed one time in five, as a share of the gap."""
-    shares = [
-        f.evidence["detectable"] / f.evidence["gap"]
+def _missed(residue: Sequence[Finding]) -> dict[str, float]:
+    """What each headline metric would miss one time in five, as a share of the gap."""
+    return {
+        f.name: f.evidence["detectable"] / f.evidence["gap"]
         for f in residue
         if f.evidence.get("detectable") is not None and f.evidence.get("gap")
-    ]
-    return max(shares) if shares else None
+    }
+
+
+def _detectable(residue: Sequence[Finding]) -> float | None:
+    """The largest of them."""
+    return max(_missed(residue).values(), default=None)
+
+
+def _sharp(residue: Sequence[Finding]) -> bool:
+    """Whether no metric would miss more than ``POWER_SHARE`` beyond the margin that a residue must pass anyway."""
+    return all(share <= MARGINS.get(name, MARGIN) + POWER_SHARE for name, share in _missed(residue).items())
 
 
 def _power_text(smallest: float | None, n: int) -> str:

@@ -15,7 +15,7 @@ from efface.audit.store import Store
 from efface.data.worlds.surrogates import Surrogate
 from efface.errors import NeedsError
 from efface.metrics.base import METRICS, Metric, Tables, compute
-from efface.metrics.resampling import group, mean_draws, percentile
+from efface.metrics.resampling import FEW_ENTITIES, group, mean_draws, percentile
 
 if TYPE_CHECKING:
     from efface.data.rows import Row
@@ -27,11 +27,13 @@ Values = Mapping[str, float]
 @dataclass(frozen=True)
 class Consistency:
     """``forgotten``: mean fall of the metric from target to unlearned on the forget rows; ``surrogates``: the same on
-    their surrogates; ``rho`` their ratio with its 95% interval (None where the metric did not fall on the forget rows).
-    ``gap``: |unlearned - reference| on surrogates minus the same on forget rows, with its interval (None without a
-    reference). ``flag``: rho's upper end is under one half, or the gap's lower end is above a tenth of the distance
-    from target to reference on the forget rows (seed noise alone makes it differ from 0). ``pairs`` used, ``unknown``:
-    dropped, because the target does not do better on the surrogate than the reference."""
+    their surrogates; ``rho`` their ratio with its 95% interval (None where the metric did not fall on the forget rows),
+    with a reference each fall as a share of what there was to lose, target minus reference: the target need not know a
+    surrogate as well as the row. ``gap``: |unlearned - reference| on surrogates minus the same on forget rows, with its
+    interval (None without a reference). ``flag``, of at least ``FEW_ENTITIES`` entities or rows: the gap's lower end is
+    above a tenth of the distance from target to reference on the forget rows (seed noise alone makes it differ from 0);
+    without a reference, rho's upper end is under one half. ``pairs`` used, ``unknown``: dropped, because the target
+    does not do better on the surrogate than the reference."""
 
     metric: str
     forgotten: float
@@ -98,23 +100,33 @@ def _compared(
     def fall(values: np.ndarray, side: int) -> np.ndarray:
         return values[..., side + at["target"]] - values[..., side + at["unlearned"]]
 
+    def share(values: np.ndarray, side: int) -> np.ndarray:
+        lost = fall(values, side)
+        if "reference" not in at:
+            return lost
+        known = values[..., side + at["target"]] - values[..., side + at["reference"]]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(known > 0, lost / known, np.nan)
+
     def gap(values: np.ndarray, side: int) -> np.ndarray:
         return np.abs(values[..., side + at["unlearned"]] - values[..., side + at["reference"]])
 
     forgotten, again = float(fall(means, 0)), float(fall(means, count))
     rho = low = high = None
     if forgotten > 0:
-        rho = again / forgotten
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.where(fall(draws, 0) > 0, fall(draws, count) / fall(draws, 0), np.nan)
-        low, high = percentile(ratios, groups)
+            rho = float(share(means, count) / share(means, 0))
+            ratios = np.where(fall(draws, 0) > 0, share(draws, count) / share(draws, 0), np.nan)
+        rho = rho if np.isfinite(rho) else None
+        low, high = percentile(ratios, groups) if rho is not None else (None, None)
     difference: float | None = None
     gap_low = gap_high = None
     if "reference" in at:
         difference = float(gap(means, count) - gap(means, 0))
         gap_low, gap_high = percentile(gap(draws, count) - gap(draws, 0), groups)
     matters = MARGIN * abs(float(means[at["target"]] - means[at["reference"]])) if "reference" in at else 0.0
-    flag = (high is not None and high < LIMIT) or (gap_low is not None and gap_low > matters)
+    told = gap_low is not None and gap_low > matters if "reference" in at else high is not None and high < LIMIT
+    flag = bool(told and groups >= FEW_ENTITIES)
     return Consistency(metric, forgotten, again, rho, low, high, difference, gap_low, gap_high, flag, pairs, unknown)
 
 
@@ -149,7 +161,7 @@ def _at(curves: Mapping[str, Curve], at: int, metric: str, *, seed: int, resampl
 
 def _finding(result: AttackResult, point: Mapping[str, Any], found: Consistency) -> Finding:
     kind = next((name[: -len("_rows")] for name in point["supplied"] if name.endswith("_rows")), "surrogates")
-    ratio = "" if found.rho is None else f" ({found.rho:.2f} of it)"
+    ratio = "" if found.rho is None else f" ({found.rho:.2f} of it, as far as there was as much to lose)"
     trust = "it follows sentences more than facts" if found.flag else "nothing speaks against it"
     says = (
         f"{found.metric.replace('_', ' ')} fell by {found.forgotten:.3f} on forget rows and by {found.surrogates:.3f} "
