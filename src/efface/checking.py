@@ -100,7 +100,7 @@ def _roles(spec: RunSpec, unlearned: Path | None) -> set[str]:
 def not_computed(roles: Set[str], data: Bundle, suite: Suite) -> Iterator[str]:
     """One line for each metric and attack that the models at hand and the data rule out."""
     for metric, rows in pairs(suite):
-        for need in metric.bound_needs(rows):
+        for need in (n for n in metric.bound_needs(rows) if not n.optional):
             lacking = next((role for role in (need.role, *need.others) if role not in ("subject", *roles)), None)
             if lacking is not None:
                 yield f"{metric.name}: {ROLE_TEXT.get(lacking, lacking)}"

@@ -9,6 +9,7 @@ from efface import suites
 from efface.audit.measure import measure, plan
 from efface.audit.roles import PassSettings, Role
 from efface.audit.store import Store
+from efface.checking import not_computed
 from efface.metrics.base import METRICS
 from efface.passes.cache import Cache
 from efface.suites import Suite
@@ -57,6 +58,9 @@ def test_everything_on_costs_at_most_twice_the_passes(cache: Cache) -> None:
     assert full <= 2 * plain
     missing = {s.name: s.reason for s in scores if s.value is None}
     assert set(missing) == {"base_log_prob"} and "no base model" in missing["base_log_prob"]
+    suite = suites.load("people_full").model_copy(update={"attacks": []})
+    early = not_computed({*ROLES}, bench("causal_lm").data, suite)
+    assert {line.partition(":")[0] for line in early} == set(missing)
 
 
 def test_it_holds_with_the_base_model_as_a_control() -> None:

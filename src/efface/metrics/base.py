@@ -53,6 +53,7 @@ class Need:
     scored (unlearned, target, reference, an attacked copy ...), otherwise a fixed role. ``variants``: candidate answers
     (score pass). ``prompt``: field that holds the question. ``layers`` / ``pooling``: hidden pass ("all" layers). Any
     other ``kind`` names a pass of ``passes.registry``; ``others``: further roles whose models that pass reads.
+    ``optional``: without this table the metric is computed from the others.
     """
 
     kind: str
@@ -62,6 +63,7 @@ class Need:
     prompt: str = "prompt"
     pooling: str = "last_prompt"
     others: tuple[str, ...] = ()
+    optional: bool = False
 
     def bind(self, rows: str) -> Need:
         """The need with "*" replaced by ``rows``."""

@@ -21,10 +21,12 @@ RETAIN = {"retain_1": "retain", "retain_2": "two_hop_retain"}
 RELATION = "retain_relation"
 TESTABLE = 0.8
 ROLES = ("subject", "target")
-TEXT = tuple(Need("generate", rows, role, ()) for rows in (*FORGET.values(), *RETAIN.values()) for role in ROLES)
+HOPS = ("two_hop", "two_hop_retain")  # a data set without them is judged by its direct questions
+BUCKETS = (*FORGET.values(), *RETAIN.values())
+TEXT = tuple(Need("generate", rows, role, (), optional=rows in HOPS) for rows in BUCKETS for role in ROLES)
 RANK = tuple(
-    Need("score", rows, role, ("answer", "answer_paraphrase", "wrong"))
-    for rows in (*FORGET.values(), *RETAIN.values())
+    Need("score", rows, role, ("answer", "answer_paraphrase", "wrong"), optional=rows in HOPS)
+    for rows in BUCKETS
     for role in ROLES
 )
 Right = Callable[[Tables, str, str], tuple[np.ndarray, list[str], list[str]]]

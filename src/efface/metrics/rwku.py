@@ -53,7 +53,7 @@ def rwku_recall(tables: Tables) -> PerRow:
 
 @metric(
     "rwku_forget",
-    needs=[Need("continuation", rows, variants=need.variants) for rows, need in LEVELS.items()],
+    needs=[Need("continuation", r, variants=n.variants, optional=r != "forget") for r, n in LEVELS.items()],
     directions={"*": "match"},
     fixed_rows="forget",
     card=_card(

@@ -19,11 +19,11 @@ PROBED = ("forget", "retain", "test")
 KEPT = ("neighbour", "real_authors", "world_facts")
 ROLES = ("subject", "reference")
 OUTPUT = tuple(
-    Need("score", rows, role, prompt=prompt)
+    Need("score", rows, role, prompt=prompt, optional=rows in KEPT)
     for role in ROLES
     for rows, prompt in (*((r, "prompt") for r in ("forget", "retain", *KEPT)), ("forget", "paraphrase"))
 )
-FEATURES = tuple(Need("hidden", rows, role) for role in ROLES for rows in PROBED)
+FEATURES = tuple(Need("hidden", rows, role, optional=rows == "test") for role in ROLES for rows in PROBED)
 CODE = "yongwookim1/UUEF"
 FOOLED = (
     "a product of four gaps: any one of them can hide behind the others, read `parts`",
