@@ -108,10 +108,9 @@ def write_attacks(
     for result in results:
         place = folder / "attacks" / result.label
         place.mkdir(parents=True, exist_ok=True)
-        sets = sorted(
-            {s["rows"] for curve in result.curves.values() for point in curve.points for s in point["scores"]}
-        ) or ["forget"]
-        for metric in suite.attack_metrics:
+        scores = [s for curve in result.curves.values() for point in curve.points for s in point["scores"]]
+        sets = sorted({s["rows"] for s in scores}) or ["forget"]
+        for metric in dict.fromkeys([*suite.attack_metrics, *(s["name"] for s in scores)]):
             for rows in sets:
                 head = metric == suite.attack_metrics[0] and rows == "forget"
                 curve = _curve(result, metric, rows, basis)
