@@ -24,6 +24,7 @@ CARD = Card(
         "the name is replaced in the answers too: the model may call the subject by either name",
         "questions about the alias itself are left out",
     ),
+    tested=("ladder, five seeds: OneHop flagged in 5 (+.97 beyond R1), R2 and R3 in none",),
     fooled_by=("a target that never tied the two names together: it is a control for that",),
 )
 

@@ -60,6 +60,7 @@ FIRST = Card(
     tested=(
         "tiny ladder, seed 0, ROUGE plain and best of 5 first tokens: SmallLR .30 -> .56, HeadOnly .15 -> .21, "
         "references .37 -> .55 and .33 -> .50: no excess there",
+        "ladder, five seeds: Hesitant flagged in 5 (+.45 beyond R1), R2 and R3 in none",
     ),
     fooled_by=(
         "scores that read log-probs (probability) do not see it: read it with a score of generated text (rouge)",

@@ -21,6 +21,7 @@ CARD = Card(
     tested=(
         "tiny ladder, seed 0, ROUGE greedy and best of 8: HeadOnly .15 -> .55, references .33 -> .52 and .37 -> .51: "
         "sampling ends its refusals, but with answers this alike no excess shows",
+        "ladder, five seeds: Hesitant flagged in 4 (+.18 beyond R1), R2 and R3 in none",
     ),
     fooled_by=(
         "best of many rises for any model: only the excess over the reference counts",

@@ -37,6 +37,8 @@ CARD = Card(
         "tiny bench whose target knows refusals, gold answers said word for word, greedy and with the openings of 1, "
         "10, 100 refusals ruled out (1, 5, 18 tokens): after 15 steps of idk at 3e-4 .07, .64, 1, 1; after 60 steps at "
         "1e-3 none at all; the reference says the same as before",
+        "ladder, five seeds: Hesitant flagged in 4 (+.45 beyond R1), R2 and R3 in none; HeadOnly in none: its second "
+        "choice is no answer",
     ),
     fooled_by=(
         "a model taught to refuse for long, whose second choice is no answer either: nothing here, relearning may tell",
