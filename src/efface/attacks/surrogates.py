@@ -42,8 +42,8 @@ CARD = Card(
         "drawing searches candidates of a mixed sampler in place of greedy coordinate gradients",
     ),
     tested=(
-        "ladder, five seeds: OneHop flagged in 5 (+.98 beyond R1), R2 and R3 in none. Of the metrics on forget rows 14 of "
-        "72 comparisons say that they follow sentences on OneHop, 0 of 144 on R2 and R3 (median rho 1.00)",
+        "ladder, five seeds: OneHop flagged in 5 (+.98 beyond R1), R2 and R3 in none. Of the metrics on forget rows 14 "
+        "of 72 comparisons say that they follow sentences on OneHop, 0 of 144 on R2 and R3 (median rho 1.00)",
     ),
     fooled_by=(
         "drawn surrogates are plain texts: their probability says something, their ROUGE does not",
