@@ -92,8 +92,9 @@ def markdown(cells: list[dict[str, Any]], suite: str) -> str:
         f"# Recovery curves, suite {suite}",
         "",
         "Forget probability of the unlearned model at each budget, point 0 first; in brackets the reference under the "
-        "same attack; after rounding also the target (it must keep the facts, or the width has no power). `*`: more "
-        "than the reference, significantly (Holm over the attacks of one audit) and by over a tenth of the gap.",
+        "same attack; after rounding also the target (it must keep the facts, or the width has no power). `*`: brought "
+        "back - significantly more than the reference (Holm over the attacks of one audit), raised by the attack, and "
+        "by over a tenth of the gap.",
         "",
         "| method | " + " | ".join(labels) + " | conclusion | seconds |",
         "|" + "---|" * (len(labels) + 3),
