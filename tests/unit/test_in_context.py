@@ -8,13 +8,15 @@ import pytest
 
 from efface.attacks.base import AttackContext
 from efface.attacks.context_providers import PROVIDERS, Knowledge, blocked
-from efface.attacks.in_context import InContext, by_dose, minimal_dose, relearnability
+from efface.attacks.in_context import InContext
 from efface.data.benchmarks.people import People
 from efface.data.rows import Bundle, Row
 from efface.data.telling import tells
 from efface.data.worlds.objects import objects
 from efface.guards import Instruction
 from efface.passes.cache import fingerprint
+from efface.report.doses import by_dose, minimal_dose, relearnability, told
+from efface.runs.results import Point
 from efface.testing.bench import bench
 
 DOSES = (1, 2, 4)
@@ -179,8 +181,11 @@ def test_what_a_curve_comes_to_by_hand() -> None:
         for role, values in (("unlearned", (0.2, 0.4, 0.6, 0.8)), ("target", (1.0, 0.9, 0.9, None)))
         for dose, value in zip((0, 1, 2, 4), values, strict=True)
     ]
+    points = [Point.model_validate(point) for point in points]
     mine, target = by_dose(points), by_dose(points, "target")
     assert mine == {0: 0.2, 1: 0.4, 2: 0.6, 4: 0.8} and list(target) == [0, 1, 2]
     assert relearnability(mine, target[0]) == pytest.approx(0.5) and minimal_dose(mine, target[0]) == 2
     assert relearnability(mine, 0.2) is None and relearnability({0: 0.2}, 1.0) is None
     assert minimal_dose(mine, 2.0) is None and minimal_dose(mine, 0.4) == 0
+    assert "gave back 50% of what unlearning had taken; 2 facts were enough" in told(points)
+    assert told([p for p in points if p.role == "unlearned"]) == ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from efface.attacks.base import Attack, AttackContext, AttackPoint, attack
 from efface.attacks.context_providers import PROVIDERS, Knowledge, Told, blocked
@@ -138,28 +138,6 @@ class InContext(Attack):
     def _usable(self, rows: list[Row]) -> list[Row]:
         """A new symbol needs a name to stand for."""
         return [r for r in rows if blocked(r.prompt, [r.entity])] if self.settings.level == "symbol" else rows
-
-
-# -- what a curve comes to ---------------------------------------------------------------------------------------------
-def by_dose(points: Sequence[Mapping[str, Any]], role: str = "unlearned") -> dict[float, float]:
-    """{dose: value} of one role, from the points of a ``curve.json`` ({budget: {"facts"}, role, value}); dose 0 is the
-    point without an attack."""
-    mine = [p for p in points if p["role"] == role and p["value"] is not None]
-    return {float(p["budget"]["facts"]): float(p["value"]) for p in mine}
-
-
-def relearnability(unlearned: Mapping[float, float], original: float) -> float | None:
-    """Mean over doses d > 0 of (acc(d) - acc(0)) / (original - acc(0)): the share of what unlearning took that contexts
-    give back. ``unlearned``: {dose: accuracy}, dose 0 among them; ``original``: the target's without a context. None
-    where the target is not above the model, or there is no dose."""
-    gains = [value - unlearned[0] for dose, value in unlearned.items() if dose > 0]
-    lost = original - unlearned[0]
-    return sum(gains) / len(gains) / lost if gains and lost > 0 else None
-
-
-def minimal_dose(unlearned: Mapping[float, float], original: float) -> float | None:
-    """Least dose at which the model is at half of the target's accuracy without a context; None where none is."""
-    return min((dose for dose, value in unlearned.items() if value >= 0.5 * original), default=None)
 
 
 def _with_context(told: Told) -> Row:

@@ -19,9 +19,9 @@ from efface.card import Card
 from efface.metrics.base import Need, NotComputed, PerRow, Score, Tables, metric
 from efface.metrics.generation import GENERATED, STOPS, rouge_l, score_generations
 from efface.metrics.memorisation import ANSWER, CODE, per_row, strength
-from efface.metrics.protocols import DIRECTIONS, continued
+from efface.metrics.protocols import DIRECTIONS, continued, in_full, score_texts
 from efface.metrics.utility import UTILITY_SETS, part_means
-from efface.passes.tables import Generations, Tokens
+from efface.passes.tables import Tokens
 
 TINY = 1e-10
 EMPTY = "empty answer"  # problem of a row without a label, to which the harness gives 0 in some metrics
@@ -177,7 +177,7 @@ def stemmed(part: str) -> Callable[[str, str], float]:
 def knowmem_compat(tables: Tables) -> PerRow:
     """MUSE's answer score with stemmed words."""
     score = stemmed("fmeasure")
-    return _of_texts(tables, SHORT, lambda gold, text: score(gold, STOPS.split(text, maxsplit=1)[0]))
+    return score_texts(tables, SHORT, lambda gold, text: score(gold, STOPS.split(text, maxsplit=1)[0]), in_full(tables))
 
 
 @metric(
@@ -195,7 +195,7 @@ def knowmem_compat(tables: Tables) -> PerRow:
 )
 def verbmem_compat(tables: Tables) -> PerRow:
     """MUSE's continuation score with stemmed words."""
-    return _of_texts(tables, LONG, stemmed("fmeasure"))
+    return score_texts(tables, LONG, stemmed("fmeasure"), in_full(tables))
 
 
 @metric(
@@ -212,16 +212,6 @@ def verbmem_compat(tables: Tables) -> PerRow:
 def rouge_compat(tables: Tables, rows: str = "*") -> PerRow:
     """Recall of the longest common subsequence."""
     return score_generations(tables, stemmed("recall"), rows)
-
-
-def _of_texts(tables: Tables, need: Need, score: Callable[[str, str], float]) -> PerRow:
-    """``score(gold, text)`` per row against the gold answer in full; rows without text are unscored."""
-    said, gold = Generations(tables.table(need)), dict(zip((own := tables.tokens()).rows, own.texts, strict=True))
-    values = [
-        np.nan if problem else score(gold[row] or "", text or "")
-        for row, text, problem in zip(said.rows, said.column("text"), said.column("problem"), strict=True)
-    ]
-    return PerRow(np.asarray(values, dtype=np.float64), said.rows, said.entities)
 
 
 def _both(tables: Tables, rows: str = "*", role: str = "subject") -> tuple[Tokens, np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from efface.card import Card
 from efface.metrics.base import Need, PerRow, Tables, metric
 from efface.metrics.generation import MUSE, SILENT, STOPS, rouge_l
-from efface.metrics.protocols import DIRECTIONS, continued, score_texts
+from efface.metrics.protocols import DIRECTIONS, continued, in_full, score_texts
 
 MUSE_CODE = "jaechan-repo/muse_bench (read at 54719c5)"
 SHORT, LONG = continued(32), continued(128)
@@ -37,9 +37,7 @@ SHORT, LONG = continued(32), continued(128)
 def muse_knowmem(tables: Tables) -> PerRow:
     """MUSE's answer score per row."""
     score = rouge_l(part="fmeasure", stemmer=False)
-    own = tables.tokens()
-    whole = dict(zip(own.rows, own.texts, strict=True))
-    return score_texts(tables, SHORT, lambda gold, text: score(gold, STOPS.split(text, maxsplit=1)[0]), whole)
+    return score_texts(tables, SHORT, lambda gold, text: score(gold, STOPS.split(text, maxsplit=1)[0]), in_full(tables))
 
 
 @metric(

@@ -50,6 +50,12 @@ def score_texts(
     return PerRow(np.asarray(values, dtype=np.float64), table.rows, table.entities, extra if done else {})
 
 
+def in_full(tables: Tables) -> dict[str, str]:
+    """{row id: gold answer in full}."""
+    own = tables.tokens()
+    return dict(zip(own.rows, own.texts, strict=True))
+
+
 def on(tables: Tables, rows: str, role: str = "subject") -> Tables:
     """The same tables seen from evaluation set ``rows``, with the model of ``role`` in the place of the subject."""
 

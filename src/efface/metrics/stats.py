@@ -44,8 +44,6 @@ __all__ = [
     "unseen_share",
 ]
 
-Z_95 = 1.959963984540054  # normal quantile .975
-
 
 def bootstrap_mean(
     values: np.ndarray, entities: Sequence[str], *, seed: int = 0, resamples: int = 1000

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from pydantic import ValidationError
 
+from efface.report import doses
 from efface.report.charts import Plot, Series
 from efface.report.glossary import ATTACKS, PRICES, THREATS, title
 from efface.report.model import AttackView
@@ -75,6 +76,7 @@ def _sentences(curve: Curve, found: Finding | None) -> Iterator[str]:
         yield f"The unlearned model reached at most {most}, {where}; without an attack it is at {number(start.value)}."
         if curve.rec is not None and curve.rec.value is not None:
             yield _rec(curve.rec.value)
+        yield from filter(None, [doses.told(curve.points)])
         yield from _price(curve, curve.recovered)
 
 
